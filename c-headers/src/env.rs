@@ -1,0 +1,25 @@
+//! Names of the environment variables by which the launcher configures the shim in every process of the tree.
+//!
+//! The environment is the one channel that survives fork and exec without a descriptor that the program could close.
+
+/// Path of the launcher's `AF_UNIX` `SOCK_SEQPACKET` listener.
+pub const SOCKET: &str = "TP_SOCKET";
+
+/// The gate's ports as `V4,V6` in decimal: the park on [`GATE_V4`] and on `::1`. `0` where the family is missing.
+pub const GATE: &str = "TP_GATE";
+
+/// Absolute path of the shim itself, so that it can put itself back into `LD_PRELOAD` of an emptied environment.
+pub const SHIM: &str = "TP_SHIM";
+
+/// Any value: the shim writes one line a decision to standard error.
+pub const DEBUG: &str = "TP_DEBUG";
+
+/// The dynamic loader's list of objects to load first (ld.so(8)).
+pub const LD_PRELOAD: &str = "LD_PRELOAD";
+
+/// The variables that a child must inherit for the shim to work there, `LD_PRELOAD` aside.
+pub const CARRIED: [&str; 4] = [SOCKET, GATE, SHIM, DEBUG];
+
+/// IPv4 address on which the launcher parks sockets. It is loopback, but not the one anything else listens on, so a
+/// socket whose peer is this address and the gate's port is known to be parked without asking anybody.
+pub const GATE_V4: [u8; 4] = [127, 84, 80, 1];

@@ -1,0 +1,116 @@
+//! The one table between what the far end said and what a program is told: SOCKS reply codes, errno values and
+//! `getaddrinfo` errors. Nothing else in the project maps errors.
+//!
+//! The numbers are Linux' generic ABI (x86-64, aarch64, riscv64), written out because this crate has no
+//! dependencies; a test in the shim holds them against `libc`.
+
+/// Linux errno values that tp hands to a program (errno(3)).
+pub mod code {
+    /// Operation not permitted.
+    pub const EPERM: i32 = 1;
+    /// Permission denied: a rule of the proxy, or a network policy that answers, forbids it.
+    pub const EACCES: i32 = 13;
+    /// Network is down: the launcher is not there. The shim fails closed with this one.
+    pub const ENETDOWN: i32 = 100;
+    /// Network is unreachable.
+    pub const ENETUNREACH: i32 = 101;
+    /// Connection reset by peer.
+    pub const ECONNRESET: i32 = 104;
+    /// Connection timed out.
+    pub const ETIMEDOUT: i32 = 110;
+    /// Connection refused.
+    pub const ECONNREFUSED: i32 = 111;
+    /// No route to host.
+    pub const EHOSTUNREACH: i32 = 113;
+}
+
+/// What the shim gives a program when the launcher cannot be asked: never the real network.
+pub const LAUNCHER_GONE: i32 = code::ENETDOWN;
+
+/// Reply codes of RFC 1928, section 6.
+pub mod reply {
+    /// Succeeded.
+    pub const SUCCEEDED: u8 = 0;
+    /// General SOCKS server failure.
+    pub const GENERAL_FAILURE: u8 = 1;
+    /// Connection not allowed by ruleset.
+    pub const NOT_ALLOWED: u8 = 2;
+    /// Network unreachable.
+    pub const NETWORK_UNREACHABLE: u8 = 3;
+    /// Host unreachable.
+    pub const HOST_UNREACHABLE: u8 = 4;
+    /// Connection refused.
+    pub const CONNECTION_REFUSED: u8 = 5;
+    /// TTL expired; by long custom also "timed out".
+    pub const TTL_EXPIRED: u8 = 6;
+    /// Command not supported.
+    pub const COMMAND_NOT_SUPPORTED: u8 = 7;
+    /// Address type not supported.
+    pub const ADDRESS_NOT_SUPPORTED: u8 = 8;
+}
+
+/// The errno that a program gets for a SOCKS reply. A code that names no cause becomes `EHOSTUNREACH`: the dial
+/// failed, and it was not the far end that refused.
+#[must_use]
+pub const fn from_reply(code: u8) -> i32 {
+    match code {
+        reply::SUCCEEDED => 0,
+        reply::NOT_ALLOWED => code::EACCES,
+        reply::NETWORK_UNREACHABLE => code::ENETUNREACH,
+        reply::CONNECTION_REFUSED => code::ECONNREFUSED,
+        reply::TTL_EXPIRED => code::ETIMEDOUT,
+        _ => code::EHOSTUNREACH,
+    }
+}
+
+/// The SOCKS reply that carries an errno of the agent's own `connect()`.
+#[must_use]
+pub const fn to_reply(errno: i32) -> u8 {
+    match errno {
+        0 => reply::SUCCEEDED,
+        code::EACCES | code::EPERM => reply::NOT_ALLOWED,
+        code::ENETUNREACH | code::ENETDOWN => reply::NETWORK_UNREACHABLE,
+        code::EHOSTUNREACH => reply::HOST_UNREACHABLE,
+        code::ECONNREFUSED | code::ECONNRESET => reply::CONNECTION_REFUSED,
+        code::ETIMEDOUT => reply::TTL_EXPIRED,
+        _ => reply::GENERAL_FAILURE,
+    }
+}
+
+/// Errors of `getaddrinfo` (netdb.h of glibc; negative there, and so here).
+pub mod eai {
+    /// The name or service is not known.
+    pub const NONAME: i32 = -2;
+    /// Temporary failure in name resolution.
+    pub const AGAIN: i32 = -3;
+    /// Non-recoverable failure in name resolution.
+    pub const FAIL: i32 = -4;
+    /// The name exists and has no address of the family asked for.
+    pub const NODATA: i32 = -5;
+    /// Memory allocation failure.
+    pub const MEMORY: i32 = -10;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_that_socks_can_name_comes_back_as_itself() {
+        for errno in
+            [0, code::EACCES, code::ENETUNREACH, code::EHOSTUNREACH, code::ECONNREFUSED, code::ETIMEDOUT]
+        {
+            assert_eq!(from_reply(to_reply(errno)), errno);
+        }
+    }
+
+    #[test]
+    fn no_failure_ever_becomes_a_success() {
+        for errno in 1..4096 {
+            assert_ne!(to_reply(errno), reply::SUCCEEDED);
+        }
+        for reply in 1..=255 {
+            assert_ne!(from_reply(reply), 0);
+        }
+    }
+}
