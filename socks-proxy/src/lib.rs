@@ -1,1 +1,12 @@
-//! Under construction.
+//! The in-cluster agent of tp, and the protocol code that the launcher shares with it.
+//!
+//! One TCP port on the pod's loopback, reached through a port-forward, speaks plain SOCKS5 to anybody who has the
+//! token, and to the launcher one long-lived [`link`] that carries many streams ([`mux`]), each of them one SOCKS5
+//! conversation ([`proto`]). The launcher uses these modules and [`mod@relay`] with `default-features = false`; the
+//! agent proper is behind the feature `agent`.
+#![forbid(unsafe_code)]
+
+pub mod link;
+pub mod mux;
+pub mod proto;
+pub mod relay;

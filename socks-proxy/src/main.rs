@@ -1,0 +1,2 @@
+//! tp-agent.
+fn main() {}

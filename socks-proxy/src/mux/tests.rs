@@ -1,0 +1,144 @@
+//! Streams over an in-process pipe: many at once, half-close, reset, the session's death, a stalled reader.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc as channel;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+struct Pair {
+    opener: Opener,
+    /// server driver --stream--> test
+    streams_rx: channel::Receiver<MuxStream>,
+    driver: JoinHandle<io::Result<()>>,
+    server: JoinHandle<io::Result<()>>,
+}
+
+fn pair() -> Pair {
+    let (laptop, pod) = duplex(64 * 1024);
+    let (opener, driver) = client(laptop);
+    let (streams_tx, streams_rx) = channel::channel(1024);
+    Pair { opener, streams_rx, driver: tokio::spawn(driver), server: tokio::spawn(serve(pod, streams_tx)) }
+}
+
+async fn serve(pod: DuplexStream, streams_tx: channel::Sender<MuxStream>) -> io::Result<()> {
+    let mut session = server(pod);
+    while let Some(stream) = session.accept().await? {
+        streams_tx.send(stream).await.unwrap();
+    }
+    Ok(())
+}
+
+impl Pair {
+    async fn stream(&mut self) -> (MuxStream, MuxStream) {
+        let mut here = self.opener.open().await.unwrap();
+        here.write_all(b"!").await.unwrap();
+        let mut there = self.streams_rx.recv().await.unwrap();
+        assert_eq!(there.read_u8().await.unwrap(), b'!');
+        (here, there)
+    }
+}
+
+#[tokio::test]
+async fn one_direction_ends_and_the_other_goes_on() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    here.write_all(b"question").await.unwrap();
+    here.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    there.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"question");
+    there.write_all(b"answer").await.unwrap();
+    there.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    here.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"answer");
+}
+
+#[tokio::test]
+async fn a_dropped_stream_is_a_reset_and_not_an_end() {
+    let mut pair = pair();
+    let (here, mut there) = pair.stream().await;
+    drop(here);
+    assert_eq!(there.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(there.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn the_end_of_the_session_resets_its_streams() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    here.shutdown().await.unwrap();
+    pair.server.abort();
+    drop(pair.server.await);
+    assert_eq!(here.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(there.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    pair.driver.await.unwrap().unwrap();
+    pair.opener.closed().await;
+    assert_eq!(pair.opener.open().await.unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_does_not_stall_the_others() {
+    let mut pair = pair();
+    let (mut stalled, _unread) = pair.stream().await;
+    let flood = tokio::spawn(async move {
+        let chunk = [0; 4096];
+        while stalled.write_all(&chunk).await.is_ok() {}
+    });
+    for _ in 0..20 {
+        let (mut here, mut there) = pair.stream().await;
+        let sent = vec![5; 300_000];
+        let copy = sent.clone();
+        let writer = tokio::spawn(async move {
+            here.write_all(&copy).await.unwrap();
+            here.shutdown().await.unwrap();
+            here
+        });
+        let mut got = Vec::new();
+        there.read_to_end(&mut got).await.unwrap();
+        assert!(got == sent);
+        drop(writer.await.unwrap());
+    }
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+#[tokio::test]
+async fn two_thousand_streams_at_once_each_get_their_own_echo() {
+    let pair = pair();
+    let mut streams_rx = pair.streams_rx;
+    let echo = tokio::spawn(async move {
+        while let Some(mut stream) = streams_rx.recv().await {
+            tokio::spawn(async move {
+                let mut four = [0; 4];
+                stream.read_exact(&mut four).await.unwrap();
+                stream.write_all(&four).await.unwrap();
+                stream.shutdown().await.unwrap();
+                drop(stream.read(&mut four).await);
+            });
+        }
+    });
+    let mut open = Vec::new();
+    for number in 0..2_000_u32 {
+        let mut stream = pair.opener.open().await.unwrap();
+        stream.write_all(&number.to_be_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    for (number, mut stream) in (0..).zip(open) {
+        assert_eq!(stream.read_u32().await.unwrap(), number);
+        stream.shutdown().await.unwrap();
+    }
+    pair.driver.abort();
+    drop(pair.driver.await);
+    pair.server.await.unwrap().unwrap();
+    echo.await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_frames_end_the_session_with_an_error() {
+    let (mut laptop, pod) = duplex(1024);
+    let mut session = server(pod);
+    laptop.write_all(&[0xEE; 64]).await.unwrap();
+    assert!(session.accept().await.is_err());
+}
