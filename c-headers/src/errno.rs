@@ -91,9 +91,45 @@ pub mod eai {
     pub const MEMORY: i32 = -10;
 }
 
+/// Values of `h_errno` (netdb.h), the older resolver functions' errors.
+pub mod host {
+    use super::eai;
+
+    /// The trouble is the caller's or the machine's, and errno says which.
+    pub const INTERNAL: i32 = -1;
+    /// The host is not known.
+    pub const NOT_FOUND: i32 = 1;
+    /// No name server could be asked.
+    pub const TRY_AGAIN: i32 = 2;
+    /// A name server failed for good.
+    pub const NO_RECOVERY: i32 = 3;
+    /// The name exists and has no address of the family asked for.
+    pub const NO_DATA: i32 = 4;
+
+    /// The `h_errno` that says what an `EAI_*` says.
+    #[must_use]
+    pub const fn from_eai(error: i32) -> i32 {
+        match error {
+            eai::NONAME => NOT_FOUND,
+            eai::AGAIN => TRY_AGAIN,
+            eai::NODATA => NO_DATA,
+            eai::MEMORY => INTERNAL,
+            _ => NO_RECOVERY,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_name_and_a_silent_server_stay_different_in_h_errno() {
+        assert_eq!(host::from_eai(eai::NONAME), host::NOT_FOUND);
+        assert_eq!(host::from_eai(eai::AGAIN), host::TRY_AGAIN);
+        assert_eq!(host::from_eai(eai::NODATA), host::NO_DATA);
+        assert_eq!(host::from_eai(eai::FAIL), host::NO_RECOVERY);
+    }
 
     #[test]
     fn an_errno_that_socks_can_name_comes_back_as_itself() {

@@ -1,0 +1,231 @@
+//! What the launcher told the shim, copied once from the environment the process started with.
+//!
+//! Copied, because a program may wipe or overwrite its environment block (`setproctitle`, `clearenv`) and the
+//! children it starts then must still carry the shim. Each value is kept as the whole `NAME=value` string with its
+//! NUL, so that a child's environment can point at it.
+//!
+//! Invariants: written once, by the constructor or by whoever calls a hook before it (another object's
+//! constructor), and only read afterwards. Waiting for that one writer is bounded; who waits in vain fails closed.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU8, Ordering};
+use tp_abi::env;
+use tp_abi::wire::{Address, Ip};
+
+/// Longest `sun_path` (unix(7)) without its NUL.
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
+
+/// `NAME=value` with a NUL, in place; empty where the variable is not set.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<const N: usize> {
+    bytes: [u8; N],
+    /// Bytes without the NUL.
+    length: usize,
+}
+
+impl<const N: usize> Entry<N> {
+    const EMPTY: Self = Self { bytes: [0; N], length: 0 };
+
+    /// Copies `name`, `=` and `value`. [`None`] if they do not fit.
+    fn set(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        let length = name.len().checked_add(1)?.checked_add(value.len())?;
+        let place = self.bytes.get_mut(..length.checked_add(1)?)?;
+        let source = name.bytes().chain([b'=']).chain(value.iter().copied()).chain([0]);
+        for (to, from) in place.iter_mut().zip(source) {
+            *to = from;
+        }
+        self.length = length;
+        Some(())
+    }
+
+    /// `NAME=value` without its NUL; [`None`] where the variable is not set.
+    pub(crate) fn text(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.length).filter(|text| !text.is_empty())
+    }
+
+    /// The value alone.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        let text = self.text()?;
+        let at = text.iter().position(|byte| *byte == b'=')?;
+        text.get(at.checked_add(1)?..)
+    }
+}
+
+/// The launcher's words to this process.
+pub(crate) struct Config {
+    /// [`env::SOCKET`].
+    pub(crate) socket: Entry<{ env::SOCKET.len() + SOCKET_PATH_MAX + 2 }>,
+    /// [`env::GATE`].
+    pub(crate) gate: Entry<32>,
+    /// [`env::SHIM`].
+    pub(crate) shim: Entry<1024>,
+    /// [`env::LD_PRELOAD`] with the shim alone, for an environment that has none.
+    pub(crate) preload: Entry<1024>,
+    /// [`env::DEBUG`].
+    pub(crate) debug: Entry<32>,
+    /// Port of the IPv4 park; 0 where there is none.
+    gate_v4: u16,
+    /// Port of the IPv6 park; 0 where there is none.
+    gate_v6: u16,
+    /// `TP_SOCKET` is there, so this process is the launcher's, even if the rest cannot be read.
+    configured: bool,
+}
+
+impl Config {
+    const EMPTY: Self = Self {
+        socket: Entry::EMPTY,
+        gate: Entry::EMPTY,
+        shim: Entry::EMPTY,
+        preload: Entry::EMPTY,
+        debug: Entry::EMPTY,
+        gate_v4: 0,
+        gate_v6: 0,
+        configured: false,
+    };
+
+    /// Reads an environment; of a name that is there twice the first counts, as for getenv(3).
+    fn read<'a>(&mut self, environment: impl Iterator<Item = &'a [u8]>) {
+        for text in environment {
+            let mut halves = text.splitn(2, |byte| *byte == b'=');
+            let (Some(name), Some(value)) = (halves.next(), halves.next()) else { continue };
+            if name == env::SOCKET.as_bytes() && !self.configured && !value.is_empty() {
+                self.configured = true;
+                // A path that no `sun_path` holds stays empty: every question then fails closed.
+                let _ = self.socket.set(env::SOCKET, value);
+            } else if name == env::GATE.as_bytes() && self.gate.length == 0 {
+                let _ = self.gate.set(env::GATE, value);
+                (self.gate_v4, self.gate_v6) = ports(value);
+            } else if name == env::SHIM.as_bytes() && self.shim.length == 0 {
+                let _ = self.shim.set(env::SHIM, value);
+                let _ = self.preload.set(env::LD_PRELOAD, value);
+            } else if name == env::DEBUG.as_bytes() && self.debug.length == 0 {
+                let _ = self.debug.set(env::DEBUG, value.get(..8).unwrap_or(value));
+            }
+        }
+    }
+
+    /// The launcher's socket.
+    pub(crate) fn socket_path(&self) -> Option<&[u8]> {
+        self.socket.value()
+    }
+
+    /// Does a socket with this peer wait at, or come through, the gate?
+    pub(crate) const fn is_gate(&self, peer: Address) -> bool {
+        match peer.ip {
+            Ip::V4(ip) => {
+                u32::from_ne_bytes(ip) == u32::from_ne_bytes(env::GATE_V4)
+                    && peer.port == self.gate_v4
+                    && self.gate_v4 != 0
+            }
+            Ip::V6(ip) => u128::from_be_bytes(ip) == 1 && peer.port == self.gate_v6 && self.gate_v6 != 0,
+        }
+    }
+}
+
+/// `V4,V6` in decimal; what does not parse is 0.
+fn ports(value: &[u8]) -> (u16, u16) {
+    let mut halves = value.splitn(2, |byte| *byte == b',').map(port);
+    (halves.next().unwrap_or(0), halves.next().unwrap_or(0))
+}
+
+fn port(text: &[u8]) -> u16 {
+    core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+struct Place(UnsafeCell<Config>);
+
+// SAFETY: STATE lets exactly one thread write, and lets nobody read before it has finished.
+unsafe impl Sync for Place {}
+
+static CONFIG: Place = Place(UnsafeCell::new(Config::EMPTY));
+static STATE: AtomicU8 = AtomicU8::new(UNREAD);
+
+const UNREAD: u8 = 0;
+const READING: u8 = 1;
+const OFF: u8 = 2;
+const ON: u8 = 3;
+
+/// What a hook gets when a signal handler of the reading thread itself asks: configured, and nobody to ask.
+static UNREADABLE: Config = Config { configured: true, ..Config::EMPTY };
+
+/// The configuration; [`None`] if this process does not belong to a launcher.
+pub(crate) fn get() -> Option<&'static Config> {
+    let state = STATE.load(Ordering::Acquire);
+    match if state < OFF { read_once() } else { state } {
+        // SAFETY: ON is stored after the last write to CONFIG, and nothing writes it again.
+        ON => Some(unsafe { &*CONFIG.0.get() }),
+        OFF => None,
+        _ => Some(&UNREADABLE),
+    }
+}
+
+#[cold]
+fn read_once() -> u8 {
+    if let Err(mut state) = STATE.compare_exchange(UNREAD, READING, Ordering::Acquire, Ordering::Acquire) {
+        for _ in 0..10_000 {
+            if state >= OFF {
+                break;
+            }
+            crate::sys::yield_now();
+            state = STATE.load(Ordering::Acquire);
+        }
+        return state;
+    }
+    // SAFETY: this thread alone moved STATE from UNREAD, so nobody else reads or writes CONFIG now.
+    let config = unsafe { &mut *CONFIG.0.get() };
+    // SAFETY: `environ` is libc's own variable; at start-up nothing changes it at the same time.
+    config.read(unsafe { crate::environment::strings(crate::environment::current()) });
+    let state = if config.configured { ON } else { OFF };
+    STATE.store(state, Ordering::Release);
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Config {
+        /// The configuration that an environment gives.
+        pub(crate) fn of(environment: &[&str]) -> Self {
+            let mut config = Self::EMPTY;
+            config.read(environment.iter().map(|text| text.as_bytes()));
+            config
+        }
+    }
+
+    #[test]
+    fn reads_what_the_launcher_says() {
+        let config =
+            Config::of(&["PATH=/bin", "TP_SOCKET=/run/tp/s", "TP_GATE=4000,6000", "TP_SHIM=/lib/s.so"]);
+        assert!(config.configured);
+        assert_eq!(config.socket_path(), Some(&b"/run/tp/s"[..]));
+        assert_eq!(config.preload.text(), Some(&b"LD_PRELOAD=/lib/s.so"[..]));
+        assert_eq!(config.debug.text(), None);
+        assert!(config.is_gate(Address { ip: Ip::V4(env::GATE_V4), port: 4000, scope: 0 }));
+        assert!(!config.is_gate(Address { ip: Ip::V4([127, 0, 0, 1]), port: 4000, scope: 0 }));
+        assert!(!config.is_gate(Address { ip: Ip::V4(env::GATE_V4), port: 6000, scope: 0 }));
+        let loopback = Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(config.is_gate(Address { ip: loopback, port: 6000, scope: 0 }));
+    }
+
+    #[test]
+    fn without_a_socket_the_process_is_nobodys() {
+        assert!(!Config::of(&["TP_GATE=1,2", "TP_SHIM=/x"]).configured);
+        assert!(!Config::of(&["TP_SOCKET=", "TP_SOCKETS=/a"]).configured);
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_still_counts_as_configured() {
+        let config = Config::of(&[&format!("TP_SOCKET=/{}", "a".repeat(SOCKET_PATH_MAX))]);
+        assert!(config.configured);
+        assert_eq!(config.socket_path(), None);
+        let config = Config::of(&[&format!("TP_SOCKET=/{}", "a".repeat(SOCKET_PATH_MAX - 1))]);
+        assert_eq!(config.socket_path().map(<[u8]>::len), Some(SOCKET_PATH_MAX));
+    }
+
+    #[test]
+    fn a_port_of_zero_is_no_gate() {
+        let config = Config::of(&["TP_SOCKET=/s", "TP_GATE=0,x"]);
+        assert!(!config.is_gate(Address { ip: Ip::V4(env::GATE_V4), port: 0, scope: 0 }));
+    }
+}

@@ -1,0 +1,186 @@
+//! What is done with a call that names an address: left alone, refused, or carried by the launcher.
+//!
+//! Pure: kernel facts about the socket come in, a [`Verdict`] goes out, so that each rule is one line of a test.
+//! Invariant: an address that is not the machine's own is never passed, whatever kind of socket asks; what cannot be
+//! carried is refused, so that no packet leaves in silence.
+
+use crate::sockaddr::Spelled;
+use tp_abi::errno::code;
+use tp_abi::wire::{Address, Ip};
+
+/// What the kernel says about a socket (socket(7): `SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Socket {
+    /// `AF_INET`, `AF_INET6` or another.
+    pub(crate) domain: i32,
+    /// `SOCK_STREAM`, `SOCK_DGRAM` or another.
+    pub(crate) kind: i32,
+    /// `IPPROTO_TCP`, `IPPROTO_MPTCP` or another.
+    pub(crate) protocol: i32,
+}
+
+/// Why a call goes through as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// 127.0.0.0/8 and ::1: the developer's own services.
+    Loopback,
+    /// 0.0.0.0 and ::, which Linux takes for loopback.
+    Unspecified,
+    /// Groups on the machine's own links.
+    Multicast,
+    /// 255.255.255.255.
+    Broadcast,
+    /// 169.254.0.0/16 and fe80::/10: means nothing beyond one link, so nothing in the pod.
+    LinkLocal,
+    /// The kernel refuses it by itself: a family that the socket does not take.
+    KernelRefuses,
+    /// TCP ignores an address given with data on a socket that is not asked to open by it.
+    AddressIgnored,
+}
+
+/// What is done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The original, unchanged.
+    Pass(Reason),
+    /// Fail with this errno.
+    Refuse(i32),
+    /// The launcher is asked.
+    Carry {
+        /// Where the program wants to go.
+        asked: Address,
+        /// The socket is `AF_INET6`.
+        v6_socket: bool,
+    },
+}
+
+impl Socket {
+    /// A TCP socket, or MPTCP, which falls back to TCP towards a peer that does not speak it.
+    pub(crate) const fn is_tcp(self) -> bool {
+        matches!(self.domain, libc::AF_INET | libc::AF_INET6)
+            && self.kind == libc::SOCK_STREAM
+            && matches!(self.protocol, 0 | libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
+    }
+}
+
+/// Why an address is the machine's own business; [`None`] if it is not.
+pub(crate) const fn own(ip: Ip) -> Option<Reason> {
+    match ip {
+        Ip::V4([127, ..]) | Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]) => {
+            Some(Reason::Loopback)
+        }
+        Ip::V4([0, 0, 0, 0]) | Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => {
+            Some(Reason::Unspecified)
+        }
+        Ip::V4([255, 255, 255, 255]) => Some(Reason::Broadcast),
+        Ip::V4([224..=239, ..]) | Ip::V6([0xff, ..]) => Some(Reason::Multicast),
+        Ip::V4([169, 254, ..]) | Ip::V6([0xfe, 0x80..=0xbf, ..]) => Some(Reason::LinkLocal),
+        _ => None,
+    }
+}
+
+/// `connect(2)` to `to`.
+pub(crate) const fn connect(socket: Socket, to: Spelled) -> Verdict {
+    if let Some(reason) = own(to.address.ip) {
+        return Verdict::Pass(reason);
+    }
+    if !socket.is_tcp() {
+        return Verdict::Refuse(code::ENETUNREACH);
+    }
+    if socket.domain != to.family {
+        return Verdict::Pass(Reason::KernelRefuses);
+    }
+    Verdict::Carry { asked: to.address, v6_socket: socket.domain == libc::AF_INET6 }
+}
+
+/// `sendto(2)` and its kin with the address `to`; `opens` says that `MSG_FASTOPEN` is among the flags.
+pub(crate) const fn send(socket: Socket, to: Spelled, opens: bool) -> Verdict {
+    if socket.is_tcp() && !opens {
+        return Verdict::Pass(Reason::AddressIgnored);
+    }
+    connect(socket, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP4: Socket =
+        Socket { domain: libc::AF_INET, kind: libc::SOCK_STREAM, protocol: libc::IPPROTO_TCP };
+    const TCP6: Socket =
+        Socket { domain: libc::AF_INET6, kind: libc::SOCK_STREAM, protocol: libc::IPPROTO_TCP };
+    const UDP4: Socket =
+        Socket { domain: libc::AF_INET, kind: libc::SOCK_DGRAM, protocol: libc::IPPROTO_UDP };
+
+    fn to(text: &str) -> Spelled {
+        let (ip, family) = match text.parse().unwrap() {
+            std::net::IpAddr::V4(ip) => (Ip::V4(ip.octets()), libc::AF_INET),
+            std::net::IpAddr::V6(ip) => (crate::sockaddr::unmapped(ip.octets()), libc::AF_INET6),
+        };
+        Spelled { family, address: Address { ip, port: 80, scope: 0 } }
+    }
+
+    #[test]
+    fn tcp_to_elsewhere_is_carried() {
+        for text in ["10.96.0.7", "192.168.1.1", "8.8.8.8", "1.0.0.1", "172.16.0.1"] {
+            let asked = to(text).address;
+            assert_eq!(connect(TCP4, to(text)), Verdict::Carry { asked, v6_socket: false }, "{text}");
+        }
+        for text in ["fd00::7", "2001:db8::1", "::ffff:10.96.0.7", "::2"] {
+            let asked = to(text).address;
+            assert_eq!(connect(TCP6, to(text)), Verdict::Carry { asked, v6_socket: true }, "{text}");
+        }
+    }
+
+    #[test]
+    fn mptcp_is_tcp_and_sctp_is_not() {
+        assert!(Socket { protocol: libc::IPPROTO_MPTCP, ..TCP4 }.is_tcp());
+        assert!(!Socket { protocol: libc::IPPROTO_SCTP, ..TCP4 }.is_tcp());
+    }
+
+    #[test]
+    fn what_is_the_machines_own_passes() {
+        for (text, reason) in [
+            ("127.0.0.1", Reason::Loopback),
+            ("127.84.80.1", Reason::Loopback),
+            ("::1", Reason::Loopback),
+            ("::ffff:127.0.0.1", Reason::Loopback),
+            ("0.0.0.0", Reason::Unspecified),
+            ("::", Reason::Unspecified),
+            ("::ffff:0.0.0.0", Reason::Unspecified),
+            ("224.0.0.251", Reason::Multicast),
+            ("ff02::fb", Reason::Multicast),
+            ("255.255.255.255", Reason::Broadcast),
+            ("169.254.1.2", Reason::LinkLocal),
+            ("fe80::1", Reason::LinkLocal),
+            ("febf::1", Reason::LinkLocal),
+        ] {
+            for socket in [TCP4, TCP6, UDP4] {
+                assert_eq!(connect(socket, to(text)), Verdict::Pass(reason), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_but_tcp_leaves() {
+        let raw = Socket { kind: libc::SOCK_RAW, protocol: libc::IPPROTO_ICMP, ..UDP4 };
+        let sctp = Socket { protocol: libc::IPPROTO_SCTP, ..TCP4 };
+        for socket in [UDP4, raw, sctp] {
+            assert_eq!(connect(socket, to("10.0.0.1")), Verdict::Refuse(code::ENETUNREACH));
+            assert_eq!(send(socket, to("10.0.0.1"), false), Verdict::Refuse(code::ENETUNREACH));
+        }
+    }
+
+    #[test]
+    fn a_family_that_the_socket_does_not_take_is_the_kernels_to_refuse() {
+        assert_eq!(connect(TCP6, to("10.0.0.1")), Verdict::Pass(Reason::KernelRefuses));
+        assert_eq!(connect(TCP4, to("fd00::1")), Verdict::Pass(Reason::KernelRefuses));
+    }
+
+    #[test]
+    fn only_fast_open_connects_by_sending() {
+        let asked = to("10.0.0.1").address;
+        assert_eq!(send(TCP4, to("10.0.0.1"), false), Verdict::Pass(Reason::AddressIgnored));
+        assert_eq!(send(TCP4, to("10.0.0.1"), true), Verdict::Carry { asked, v6_socket: false });
+    }
+}

@@ -1,0 +1,162 @@
+//! connect(2), by the gate.
+//!
+//! The socket goes along with the question; the answer is a park, a loopback address at which nothing answers yet,
+//! and the program's own connect() goes there. So blocking, EINPROGRESS, EALREADY, EISCONN, timeouts and signals are
+//! all the kernel's. When the far end accepted, the launcher joins the socket; when it refused, the launcher makes
+//! the socket fail and keeps the true errno, which is asked for here.
+//!
+//! Invariant: without an answer the call fails; it never goes to the address the program named.
+
+use super::{errno, fail};
+use crate::ask::{Slip, Unanswered, ask};
+use crate::config::{self, Config};
+use crate::decide::{self, Socket, Verdict};
+use crate::note::note;
+use crate::sockaddr::{self, ROOM};
+use crate::{real, sys};
+use core::ffi::c_int;
+use libc::{sockaddr as Sockaddr, socklen_t};
+use tp_abi::errno::LAUNCHER_GONE;
+use tp_abi::wire::{Address, Answer, Question};
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn connect(fd: c_int, address: *const Sockaddr, length: socklen_t) -> c_int {
+    // SAFETY: the caller's promise, that of connect(2).
+    unsafe { by_gate(fd, address, length) }
+}
+
+/// The name by which old objects call connect(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __connect(fd: c_int, address: *const Sockaddr, length: socklen_t) -> c_int {
+    // SAFETY: the caller's promise, that of connect(2).
+    unsafe { by_gate(fd, address, length) }
+}
+
+/// What connect(2) does, for those that connect by another name.
+///
+/// # Safety
+/// As for connect(2).
+pub(super) unsafe fn by_gate(fd: c_int, address: *const Sockaddr, length: socklen_t) -> c_int {
+    // SAFETY: the caller's promise.
+    let original = || unsafe { real::connect(fd, address, length) };
+    let Some(config) = config::get() else { return original() };
+    // SAFETY: the caller's promise.
+    let Some(to) = sockaddr::read(unsafe { bytes(address, length) }) else { return original() };
+    let Some(socket) = facts(fd) else { return original() };
+    match decide::connect(socket, to) {
+        Verdict::Pass(_) => original(),
+        Verdict::Refuse(errno) => {
+            note(config, |line| line.text(b"connect refused: ").address(to.address));
+            fail(errno)
+        }
+        Verdict::Carry { asked, v6_socket } => carry(config, fd, asked, v6_socket, original),
+    }
+}
+
+fn carry(
+    config: &Config,
+    fd: c_int,
+    asked: Address,
+    v6_socket: bool,
+    original: impl FnOnce() -> c_int,
+) -> c_int {
+    // A descriptor without a cookie is no socket that could be parked.
+    let Some(cookie) = cookie(fd) else { return fail(LAUNCHER_GONE) };
+    let mut room: Slip = [0; _];
+    let question = Question::Connect { cookie, asked, v6_socket };
+    let answer = ask(config, &question, Some(fd), &mut room);
+    note(config, |line| line.text(b"connect ").address(asked).text(b" ").text(word(&answer)));
+    match answer {
+        Ok(Answer::Park(park)) => to_park(config, fd, cookie, park, v6_socket),
+        Ok(Answer::Pass) => original(),
+        Ok(Answer::Errno(errno)) => fail(errno),
+        Err(Unanswered::Exhausted(errno)) => fail(errno),
+        Ok(_) | Err(Unanswered::Gone) => fail(LAUNCHER_GONE),
+    }
+}
+
+fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bool) -> c_int {
+    let mut room = [0; ROOM];
+    let Some(park) = sockaddr::spell(park, v6_socket, &mut room) else { return fail(LAUNCHER_GONE) };
+    // SAFETY: `park` is a socket address of `park.len()` bytes, at most ROOM.
+    let result = unsafe { real::connect(fd, park.as_ptr().cast(), park.len() as socklen_t) };
+    if result == 0 {
+        return 0;
+    }
+    let told = errno();
+    if !is_verdict(told) {
+        return result;
+    }
+    match why(config, cookie) {
+        Ok(errno) => fail(errno.unwrap_or(told)),
+        Err(Unanswered::Exhausted(_)) => fail(told),
+        Err(Unanswered::Gone) => fail(LAUNCHER_GONE),
+    }
+}
+
+/// The true errno of a failed socket; [`None`] where the launcher knows of none, so that the kernel's stands.
+pub(super) fn why(config: &Config, cookie: u64) -> Result<Option<c_int>, Unanswered> {
+    let mut room: Slip = [0; _];
+    match ask(config, &Question::Why { cookie }, None, &mut room)? {
+        Answer::Errno(errno) => Ok(Some(errno)),
+        Answer::Pass => Ok(None),
+        _ => Err(Unanswered::Gone),
+    }
+}
+
+/// Is this errno what became of the connection, and not the state of the call or of the descriptor?
+pub(super) const fn is_verdict(errno: c_int) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ECONNABORTED
+            | libc::ETIMEDOUT
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::ENETDOWN
+            | libc::EACCES
+            | libc::EPERM
+    )
+}
+
+/// What the kernel says about a socket; [`None`] for what is none.
+pub(super) fn facts(fd: c_int) -> Option<Socket> {
+    let option = |name| sys::option::<c_int>(fd, libc::SOL_SOCKET, name);
+    Some(Socket {
+        domain: option(libc::SO_DOMAIN)?,
+        kind: option(libc::SO_TYPE)?,
+        protocol: option(libc::SO_PROTOCOL)?,
+    })
+}
+
+/// The socket's name in questions: it survives dup, fork, exec and being passed on (`SO_COOKIE`, socket(7)).
+pub(super) fn cookie(fd: c_int) -> Option<u64> {
+    sys::option(fd, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// The bytes of a socket address that are of interest here.
+///
+/// # Safety
+/// `address` must be null or point at `length` readable bytes.
+pub(super) unsafe fn bytes<'a>(address: *const Sockaddr, length: socklen_t) -> &'a [u8] {
+    // A length beyond an `int` is the kernel's to refuse.
+    match usize::try_from(length) {
+        Ok(length) if !address.is_null() && length <= 0x7fff_ffff => {
+            // SAFETY: the caller's promise.
+            unsafe { core::slice::from_raw_parts(address.cast(), length.min(ROOM)) }
+        }
+        _ => &[],
+    }
+}
+
+const fn word(answer: &Result<Answer<'_>, Unanswered>) -> &'static [u8] {
+    match answer {
+        Ok(Answer::Park(_)) => b"parked",
+        Ok(Answer::Pass) => b"passed",
+        Ok(Answer::Errno(_)) => b"refused",
+        Ok(_) => b"misunderstood",
+        Err(Unanswered::Gone) => b"failed: no launcher",
+        Err(Unanswered::Exhausted(_)) => b"failed: out of descriptors",
+    }
+}

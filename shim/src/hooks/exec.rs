@@ -1,0 +1,191 @@
+//! The exec and posix_spawn families: a program's children stay under the launcher.
+//!
+//! libc's variants do not call each other by public name, so each is taken over. Two things happen before a start:
+//! the launcher is asked whether the shim will work in that file (a static or setuid program would run on the real
+//! network without a word), and the environment is made to carry the shim. The rest, the search in `PATH` and
+//! the fall-back to `/bin/sh` included, is the original's.
+//!
+//! Invariant: a child of vfork() may call these, so nothing but the caller's own stack is written.
+
+pub(super) mod variadic;
+
+use super::fail;
+use crate::ask::{Slip, ask};
+use crate::config::{self, Config};
+use crate::environment::{self, current, strings};
+use crate::note::note;
+use crate::program::{DEFAULT_PATH, PATH_MAX, search};
+use crate::real::{self, Strings};
+use crate::sys;
+use core::ffi::{CStr, c_char, c_int, c_void};
+use tp_abi::wire::{Answer, Question};
+
+/// The file of a start.
+enum Program {
+    /// At a path, seen from a directory, with flags for open(2) beside `O_PATH`.
+    At(c_int, *const c_char, c_int),
+    /// Somewhere in `PATH`.
+    Named(*const c_char),
+    /// Open already.
+    Open(c_int),
+}
+
+impl Program {
+    const fn path(path: *const c_char) -> Self {
+        Self::At(libc::AT_FDCWD, path, 0)
+    }
+
+    /// The launcher's errno, if it forbids the start. A file that cannot be found or opened is not forbidden: the
+    /// original says what is wrong with it. Without a launcher the start goes on: the child itself fails closed.
+    ///
+    /// # Safety
+    /// The strings must be null or end with NUL.
+    unsafe fn forbidden(&self, config: &Config) -> Option<c_int> {
+        match *self {
+            Self::Open(fd) => consult(config, fd),
+            Self::At(_, path, _) | Self::Named(path) if path.is_null() => None,
+            // SAFETY: the caller's promise.
+            Self::At(directory, path, flags) => unsafe {
+                let file = sys::open(directory, path.cast(), libc::O_PATH | flags).ok()?;
+                consult(config, file.fd())
+            },
+            // SAFETY: the caller's promise.
+            Self::Named(file) => unsafe {
+                let path = environment::value(strings(current()), "PATH").unwrap_or(DEFAULT_PATH);
+                let found = |path: &[u8]| {
+                    let path = path.as_ptr();
+                    let file = sys::open(libc::AT_FDCWD, path, libc::O_PATH).ok()?;
+                    (sys::regular(file.fd()) && sys::executable(path)).then_some(file)
+                };
+                let file = search(path, CStr::from_ptr(file).to_bytes(), found, &mut [0; PATH_MAX])?;
+                consult(config, file.fd())
+            },
+        }
+    }
+}
+
+fn consult(config: &Config, file: c_int) -> Option<c_int> {
+    let mut room: Slip = [0; _];
+    match ask(config, &Question::Exec, Some(file), &mut room) {
+        Ok(Answer::Errno(errno)) => {
+            note(config, |line| line.text(b"start forbidden"));
+            Some(errno)
+        }
+        _ => None,
+    }
+}
+
+/// Asks, then starts with the environment that a child must get. `Err` is the launcher's errno.
+///
+/// # Safety
+/// The strings of `program` must end with NUL, and `environment` must be null or end with null.
+unsafe fn start(
+    program: &Program,
+    environment: Strings,
+    original: impl FnOnce(Strings) -> c_int,
+) -> Result<c_int, c_int> {
+    let Some(config) = config::get() else { return Ok(original(environment)) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        match program.forbidden(config) {
+            Some(errno) => Err(errno),
+            None => Ok(environment::with(config, environment, |environment, _| original(environment))),
+        }
+    }
+}
+
+/// [`start`] for the functions that give -1 and errno.
+///
+/// # Safety
+/// As for [`start`].
+unsafe fn exec(program: &Program, environment: Strings, original: impl FnOnce(Strings) -> c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { start(program, environment, original) }.unwrap_or_else(fail)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the caller's promise, that of execve(2).
+    unsafe { exec(&Program::path(path), environment, |with| real::execve(path, arguments, with)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
+    // SAFETY: the caller's promise, that of execv(3), which is execve() with `environ`.
+    unsafe { exec(&Program::path(path), current(), |with| real::execve(path, arguments, with)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
+    // SAFETY: the caller's promise, that of execvp(3), which is execvpe() with `environ`.
+    unsafe { exec(&Program::Named(file), current(), |with| real::execvpe(file, arguments, with)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the caller's promise, that of execvpe(3).
+    unsafe { exec(&Program::Named(file), environment, |with| real::execvpe(file, arguments, with)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execveat(
+    directory: c_int,
+    path: *const c_char,
+    arguments: Strings,
+    environment: Strings,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise, that of execveat(2): null or a string.
+    let empty = path.is_null() || unsafe { path.read() } == 0;
+    let program = if empty && flags & libc::AT_EMPTY_PATH != 0 {
+        Program::Open(directory)
+    } else if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+        Program::At(directory, path, libc::O_NOFOLLOW)
+    } else {
+        Program::At(directory, path, 0)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { exec(&program, environment, |with| real::execveat(directory, path, arguments, with, flags)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the caller's promise, that of fexecve(3).
+    unsafe { exec(&Program::Open(fd), environment, |with| real::fexecve(fd, arguments, with)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn posix_spawn(
+    pid: *mut libc::pid_t,
+    path: *const c_char,
+    actions: *const c_void,
+    attributes: *const c_void,
+    arguments: Strings,
+    environment: Strings,
+) -> c_int {
+    // SAFETY: the caller's promise, that of posix_spawn(3), which gives its errno.
+    unsafe {
+        start(&Program::path(path), environment, |with| {
+            real::posix_spawn(pid, path, actions, attributes, arguments, with)
+        })
+    }
+    .unwrap_or_else(|errno| errno)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn posix_spawnp(
+    pid: *mut libc::pid_t,
+    file: *const c_char,
+    actions: *const c_void,
+    attributes: *const c_void,
+    arguments: Strings,
+    environment: Strings,
+) -> c_int {
+    // SAFETY: the caller's promise, that of posix_spawnp(3), which gives its errno.
+    unsafe {
+        start(&Program::Named(file), environment, |with| {
+            real::posix_spawnp(pid, file, actions, attributes, arguments, with)
+        })
+    }
+    .unwrap_or_else(|errno| errno)
+}

@@ -1,0 +1,115 @@
+//! getpeername(2), getsockopt(2) and setsockopt(2): what a program is told about a socket that came by the gate.
+//!
+//! The kernel knows the park, not where the program wanted to go, and knows why the launcher made a socket fail, not
+//! why the far end did. The launcher knows both, by the socket's cookie.
+
+use super::connect::{bytes, cookie, facts, is_verdict, why};
+use crate::ask::{Slip, ask};
+use crate::config::{self, Config};
+use crate::sockaddr::{self, ROOM};
+use crate::{real, sys};
+use core::ffi::{c_int, c_void};
+use libc::{sockaddr as Sockaddr, socklen_t};
+use tp_abi::wire::{Answer, Question};
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getpeername(fd: c_int, address: *mut Sockaddr, length: *mut socklen_t) -> c_int {
+    let before = if length.is_null() {
+        0
+    } else {
+        // SAFETY: not null, so the caller's promise is that it can be read.
+        unsafe { length.read() }
+    };
+    // SAFETY: the caller's promise.
+    let result = unsafe { real::getpeername(fd, address, length) };
+    if result == 0
+        && let Some(config) = config::get()
+    {
+        let mut room = [0; ROOM];
+        if let Some(peer) = true_peer(config, fd, &mut room) {
+            let fits = peer.len().min(before as usize);
+            // SAFETY: the kernel has just written through both pointers: the caller's buffer has `before` bytes.
+            unsafe {
+                address.cast::<u8>().copy_from(peer.as_ptr(), fits);
+                length.write(peer.len() as socklen_t);
+            }
+        }
+    }
+    result
+}
+
+/// Where the program asked to go, if the socket's peer is the gate.
+fn true_peer<'r>(config: &Config, fd: c_int, room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
+    let length = sys::peer(fd, room)?;
+    let kernels = sockaddr::read(room.get(..length)?)?;
+    if !config.is_gate(kernels.address) {
+        return None;
+    }
+    let mut slip: Slip = [0; _];
+    match ask(config, &Question::Peer { cookie: cookie(fd)? }, None, &mut slip) {
+        Ok(Answer::Peer(asked)) => sockaddr::spell(asked, kernels.family == libc::AF_INET6, room),
+        _ => None,
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    length: *mut socklen_t,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let result = unsafe { real::getsockopt(fd, level, name, value, length) };
+    if (result, level, name) == (0, libc::SOL_SOCKET, libc::SO_ERROR) {
+        // SAFETY: the kernel has just written through `length`, and `*length` bytes through `value`.
+        unsafe {
+            if *length as usize == size_of::<c_int>() {
+                let told = value.cast::<c_int>().read_unaligned();
+                value.cast::<c_int>().write_unaligned(true_error(fd, told));
+            }
+        }
+    }
+    result
+}
+
+/// The far end's errno instead of the gate's; the kernel's where the launcher knows of none.
+fn true_error(fd: c_int, told: c_int) -> c_int {
+    if !is_verdict(told) || !facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
+        return told;
+    }
+    let Some((config, cookie)) = config::get().zip(cookie(fd)) else { return told };
+    why(config, cookie).ok().flatten().unwrap_or(told)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    length: socklen_t,
+) -> c_int {
+    if config::get().is_some() && facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
+        // SAFETY: the caller's promise: `value` has `length` bytes.
+        let text = unsafe { bytes(value.cast(), length) };
+        if unfit(level, name, text) {
+            return 0;
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { real::setsockopt(fd, level, name, value, length) }
+}
+
+/// Options that would keep a socket from waiting at the gate, and that a program can do without. Fast open sends no
+/// SYN until there is data (tcp(7)); a device other than `lo` has no way to the park (socket(7)).
+fn unfit(level: c_int, name: c_int, value: &[u8]) -> bool {
+    match (level, name) {
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT) => true,
+        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
+            !matches!(value.split(|byte| *byte == 0).next(), None | Some(b"" | b"lo"))
+        }
+        _ => false,
+    }
+}

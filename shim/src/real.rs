@@ -1,0 +1,142 @@
+//! The originals: the functions that the program would have called without the shim.
+//!
+//! Each is the next definition in the loader's order (dlsym(3), `RTLD_NEXT`), which is libc's or that of another
+//! preloaded object after us. The constructor finds them all, since dlsym is not safe in a signal handler nor in a
+//! vfork child; one that is called before that finds itself.
+//!
+//! Where a libc does not have a function, its place says what the caller gets.
+
+use core::ffi::{c_char, c_int, c_uint, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use libc::{addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+
+/// Marks a function that this libc does not have, so that it is looked for once.
+static MISSING: u8 = 0;
+
+fn find(place: &AtomicPtr<c_void>, name: *const c_char) -> *mut c_void {
+    // SAFETY: `name` is a string that ends with NUL.
+    let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, name) };
+    if found.is_null() {
+        found = (&raw const MISSING).cast_mut().cast();
+    }
+    place.store(found, Ordering::Release);
+    found
+}
+
+/// The caller's error when a function is missing: `result`, with errno set to ENOSYS.
+fn missing<T>(result: T) -> T {
+    super::hooks::fail(libc::ENOSYS);
+    result
+}
+
+macro_rules! originals {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $result:ty, or $missing:expr;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// As for the libc function of that name.
+            #[allow(clippy::too_many_arguments, reason = "libc's own")]
+            pub(crate) unsafe fn $name($($arg: $type),*) -> $result {
+                let place = &places::$name;
+                let mut found = place.load(Ordering::Acquire);
+                if found.is_null() {
+                    found = find(place, concat!(stringify!($name), "\0").as_ptr().cast());
+                }
+                if core::ptr::eq(found.cast_const().cast::<u8>(), &raw const MISSING) {
+                    return missing($missing);
+                }
+                // SAFETY: libc documents this type for this name.
+                let original = unsafe {
+                    core::mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> $result>(found)
+                };
+                // SAFETY: the caller's promise.
+                unsafe { original($($arg),*) }
+            }
+        )*
+
+        #[allow(non_upper_case_globals, reason = "each place is named as its function")]
+        mod places {
+            use super::{AtomicPtr, c_void};
+            $(pub(super) static $name: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());)*
+        }
+
+        /// Finds every original.
+        pub(crate) fn resolve() {
+            $(find(&places::$name, concat!(stringify!($name), "\0").as_ptr().cast());)*
+        }
+    };
+}
+
+/// An array of strings that ends with null.
+pub(crate) type Strings = *const *const c_char;
+
+originals! {
+    /// connect(2).
+    fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int, or -1;
+    /// sendto(2).
+    fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, to: *const sockaddr, length: socklen_t)
+        -> ssize_t, or -1;
+    /// sendmsg(2).
+    fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t, or -1;
+    /// sendmmsg(2).
+    fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int, or -1;
+    /// getpeername(2).
+    fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;
+    /// getsockopt(2).
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t)
+        -> c_int, or -1;
+    /// setsockopt(2).
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int, or -1;
+    /// getaddrinfo(3).
+    fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo)
+        -> c_int, or libc::EAI_SYSTEM;
+    /// getnameinfo(3).
+    fn getnameinfo(
+        address: *const sockaddr, length: socklen_t, host: *mut c_char, host_len: socklen_t,
+        service: *mut c_char, service_len: socklen_t, flags: c_int,
+    ) -> c_int, or libc::EAI_SYSTEM;
+    /// gethostbyname_r(3).
+    fn gethostbyname_r(
+        name: *const c_char, entry: *mut hostent, room: *mut c_char, size: size_t,
+        found: *mut *mut hostent, h_errno: *mut c_int,
+    ) -> c_int, or libc::ENOSYS;
+    /// gethostbyname2_r(3).
+    fn gethostbyname2_r(
+        name: *const c_char, family: c_int, entry: *mut hostent, room: *mut c_char, size: size_t,
+        found: *mut *mut hostent, h_errno: *mut c_int,
+    ) -> c_int, or libc::ENOSYS;
+    /// gethostbyaddr_r(3).
+    fn gethostbyaddr_r(
+        address: *const c_void, length: socklen_t, family: c_int, entry: *mut hostent, room: *mut c_char,
+        size: size_t, found: *mut *mut hostent, h_errno: *mut c_int,
+    ) -> c_int, or libc::ENOSYS;
+    /// gethostbyname(3).
+    fn gethostbyname(name: *const c_char) -> *mut hostent, or core::ptr::null_mut();
+    /// gethostbyname2(3).
+    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent, or core::ptr::null_mut();
+    /// gethostbyaddr(3).
+    fn gethostbyaddr(address: *const c_void, length: socklen_t, family: c_int)
+        -> *mut hostent, or core::ptr::null_mut();
+    /// execve(2).
+    fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int, or -1;
+    /// execvpe(3).
+    fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int, or -1;
+    /// execveat(2).
+    fn execveat(directory: c_int, path: *const c_char, arguments: Strings, environment: Strings, flags: c_int)
+        -> c_int, or -1;
+    /// fexecve(3).
+    fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int, or -1;
+    /// posix_spawn(3).
+    fn posix_spawn(
+        pid: *mut libc::pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+        arguments: Strings, environment: Strings,
+    ) -> c_int, or libc::ENOSYS;
+    /// posix_spawnp(3).
+    fn posix_spawnp(
+        pid: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+        arguments: Strings, environment: Strings,
+    ) -> c_int, or libc::ENOSYS;
+    /// `<nss.h>`: replaces a line of nsswitch.conf(5) for this process.
+    fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int, or -1;
+}

@@ -1,0 +1,216 @@
+//! System calls made without libc.
+//!
+//! The shim's own conversation with the launcher must not come back into its own hooks, must not be a cancellation
+//! point in the middle of a program's call, and must not touch `errno`. libc's wrappers are and do all three, so the
+//! instruction is issued here. Numbers and registers: syscall(2), "Architecture calling conventions".
+//!
+//! This is the only file with assembler apart from the variadic entry points (hooks/exec/variadic.rs).
+
+use libc::{c_int, c_long, c_void};
+
+/// A failed system call's errno.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) c_int);
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn raw(number: c_long, a: [usize; 6]) -> isize {
+    let [a0, a1, a2, a3, a4, a5] = a;
+    let result;
+    // SAFETY: the kernel reads the six registers and clobbers rcx and r11; what it does with the arguments is the
+    // caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a0, in("rsi") a1, in("rdx") a2, in("r10") a3, in("r8") a4, in("r9") a5,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn raw(number: c_long, a: [usize; 6]) -> isize {
+    let [a0, a1, a2, a3, a4, a5] = a;
+    let result;
+    // SAFETY: the kernel reads x8 and x0 to x5 and writes x0 only; what it does with the arguments is the caller's
+    // promise.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a0 => result,
+            in("x1") a1, in("x2") a2, in("x3") a3, in("x4") a4, in("x5") a5,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Issues a system call and sorts its result.
+///
+/// # Safety
+/// The arguments must be what the call of that number takes: pointers must be valid for what the kernel does.
+pub(crate) unsafe fn call(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let result = unsafe { raw(number, args) };
+    // The kernel gives an error as -errno, and no errno is beyond 4095.
+    match c_int::try_from(result) {
+        Ok(error @ -4095..=-1) => Err(Errno(error.wrapping_neg())),
+        _ => Ok(result.cast_unsigned()),
+    }
+}
+
+/// A descriptor as a register's content; negative ones (`AT_FDCWD`) keep their sign.
+pub(crate) const fn register(value: c_int) -> usize {
+    (value as isize).cast_unsigned()
+}
+
+/// A descriptor of the shim's own, closed when it goes.
+pub(crate) struct Owned(c_int);
+
+impl Owned {
+    /// Takes a system call's result as a new descriptor.
+    fn new(result: Result<usize, Errno>) -> Result<Self, Errno> {
+        let fd = c_int::try_from(result?).map_err(|_| Errno(libc::EBADF))?;
+        Ok(Self(fd))
+    }
+
+    /// The number, for as long as `self` lives.
+    pub(crate) const fn fd(&self) -> c_int {
+        self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: close takes one descriptor, and this one is ours. On Linux it is gone even if close says EINTR.
+        let _ = unsafe { call(libc::SYS_close, [register(self.0), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// `socket(2)`.
+pub(crate) fn socket(domain: c_int, kind: c_int) -> Result<Owned, Errno> {
+    // SAFETY: socket takes three numbers.
+    Owned::new(unsafe { call(libc::SYS_socket, [register(domain), register(kind), 0, 0, 0, 0]) })
+}
+
+/// `openat(2)` with `O_CLOEXEC`; `path` ends with NUL.
+///
+/// # Safety
+/// `path` must be a string that ends with NUL.
+pub(crate) unsafe fn open(directory: c_int, path: *const u8, flags: c_int) -> Result<Owned, Errno> {
+    let flags = register(flags | libc::O_CLOEXEC);
+    // SAFETY: the caller's promise about `path`; nothing is created, so no mode is needed.
+    Owned::new(unsafe { call(libc::SYS_openat, [register(directory), path.addr(), flags, 0, 0, 0]) })
+}
+
+/// A socket option of fixed size; [`None`] where the descriptor has none such.
+pub(crate) fn option<T: Copy + Default>(fd: c_int, level: c_int, name: c_int) -> Option<T> {
+    let mut value = T::default();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    let value_at = (&raw mut value).expose_provenance();
+    let length_at = (&raw mut length).expose_provenance();
+    // SAFETY: the kernel writes at most `length` bytes, the size of `value`. Callers use plain integers and structs
+    // of integers, for which all bit patterns are good.
+    unsafe {
+        call(libc::SYS_getsockopt, [register(fd), register(level), register(name), value_at, length_at, 0])
+    }
+    .ok()?;
+    (length as usize == size_of::<T>()).then_some(value)
+}
+
+/// `getpeername(2)` into `buffer`: the length of the address.
+pub(crate) fn peer(fd: c_int, buffer: &mut [u8]) -> Option<usize> {
+    let mut length = libc::socklen_t::try_from(buffer.len()).ok()?;
+    let args = [
+        register(fd),
+        buffer.as_mut_ptr().expose_provenance(),
+        (&raw mut length).expose_provenance(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes at most `length` bytes to `buffer`.
+    unsafe { call(libc::SYS_getpeername, args) }.ok()?;
+    usize::try_from(length).ok()
+}
+
+/// The process's real user id.
+pub(crate) fn uid() -> libc::uid_t {
+    // SAFETY: getuid takes nothing and cannot fail.
+    unsafe { call(libc::SYS_getuid, [0; 6]) }.map_or(libc::uid_t::MAX, |uid| uid as libc::uid_t)
+}
+
+/// May the real user execute the file at `path`?
+///
+/// # Safety
+/// `path` must be a string that ends with NUL.
+pub(crate) unsafe fn executable(path: *const u8) -> bool {
+    let args = [register(libc::AT_FDCWD), path.addr(), register(libc::X_OK), 0, 0, 0];
+    // SAFETY: the caller's promise about `path`.
+    unsafe { call(libc::SYS_faccessat, args) }.is_ok()
+}
+
+/// Is the open file a regular one?
+pub(crate) fn regular(fd: c_int) -> bool {
+    // SAFETY: `stat` is a struct of integers, for which zero is a value.
+    let mut status: libc::stat = unsafe { core::mem::zeroed() };
+    let args = [register(fd), (&raw mut status).expose_provenance(), 0, 0, 0, 0];
+    // SAFETY: the kernel writes one `struct stat`.
+    unsafe { call(libc::SYS_fstat, args) }.is_ok() && status.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
+/// The machine's own name (`uname`), without its NUL, written into `buffer`.
+pub(crate) fn node_name(buffer: &mut libc::utsname) -> &[u8] {
+    let at: *mut libc::utsname = buffer;
+    // SAFETY: the kernel writes one `struct utsname`.
+    let _ = unsafe { call(libc::SYS_uname, [at.expose_provenance(), 0, 0, 0, 0, 0]) };
+    let name = &buffer.nodename;
+    // SAFETY: `c_char` and `u8` have one layout, and the slice covers exactly the array.
+    let bytes = unsafe { core::slice::from_raw_parts(name.as_ptr().cast::<u8>(), name.len()) };
+    bytes.split(|byte| *byte == 0).next().unwrap_or(&[])
+}
+
+/// Writes a line to standard error; what does not go is lost.
+pub(crate) fn write_line(line: &[u8]) {
+    let args = [2, line.as_ptr().expose_provenance(), line.len(), 0, 0, 0];
+    // SAFETY: the kernel reads `line.len()` bytes.
+    let _ = unsafe { call(libc::SYS_write, args) };
+}
+
+/// Lets another thread run.
+pub(crate) fn yield_now() {
+    // SAFETY: sched_yield takes nothing.
+    let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+}
+
+/// Memory of its own for what does not fit the stack; given back when it goes.
+pub(crate) struct Pages {
+    start: *mut c_void,
+    length: usize,
+}
+
+impl Pages {
+    /// `length` zeroed bytes, page-aligned.
+    pub(crate) fn new(length: usize) -> Result<Self, Errno> {
+        let protection = register(libc::PROT_READ | libc::PROT_WRITE);
+        let flags = register(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping touches no memory that exists.
+        let start = unsafe { call(libc::SYS_mmap, [0, length, protection, flags, register(-1), 0]) }?;
+        Ok(Self { start: core::ptr::with_exposed_provenance_mut(start), length })
+    }
+
+    /// Where the bytes start.
+    pub(crate) const fn start(&self) -> *mut c_void {
+        self.start
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nothing that borrows it outlives `self`.
+        let _ = unsafe { call(libc::SYS_munmap, [self.start.addr(), self.length, 0, 0, 0, 0]) };
+    }
+}
