@@ -1,1 +1,33 @@
-//! Under construction.
+//! The harness: a real Kubernetes cluster in network namespaces of this machine, a "laptop" beside it, and what the
+//! cases under `tests/` need to run programs there.
+//!
+//! Everything is real because tp's promises are about kernels, kubelets and resolvers; a mock would only repeat what
+//! its author believed. Nothing may reach a network outside: the node's namespace has no way out, and the laptop's
+//! only neighbour is the node, which counts every packet that is not for the API server ([`Laptop::leaks`]).
+//!
+//! With `TP_TEST_CONTEXT=name` the same cases run against a cluster of the caller's own kubeconfig; see [`Target`].
+
+pub mod cluster;
+pub mod containerd;
+pub mod control_plane;
+pub mod daemon;
+pub mod error;
+pub mod gobuild;
+pub mod host;
+pub mod image;
+pub mod laptop;
+pub mod layout;
+pub mod manifests;
+pub mod netns;
+pub mod node_network;
+pub mod pki;
+pub mod run;
+pub mod sandbox;
+pub mod target;
+
+pub use cluster::Cluster;
+pub use error::Error;
+pub use laptop::Laptop;
+pub use layout::Layout;
+pub use sandbox::Sandbox;
+pub use target::Target;

@@ -1,5 +1,5 @@
 // Command kubernetes is a whole Kubernetes node and its control plane in one binary: the first argument names the
-// component. The components are upstream's own packages, unchanged; one binary keeps the build to one link and
+// component, or the name it is called by (a link named kubectl is kubectl). The components are upstream's own packages, unchanged; one binary keeps the build to one link and
 // the test cluster to one file.
 package main
 
@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -29,17 +30,20 @@ var commands = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
 	"kube-proxy":              kubeproxy.NewProxyCommand,
-	"kube-scheduler":          scheduler.NewSchedulerCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
 	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
 
 func main() {
-	if len(os.Args) < 2 {
-		usage("no component named")
+	component := filepath.Base(os.Args[0])
+	if _, called := commands[component]; !called {
+		if len(os.Args) < 2 {
+			usage("no component named")
+		}
+		component = os.Args[1]
+		os.Args = os.Args[1:]
 	}
-	component := os.Args[1]
-	os.Args = os.Args[1:]
 	if component == "etcd" {
 		etcdmain.Main(os.Args)
 		return

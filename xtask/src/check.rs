@@ -1,0 +1,62 @@
+//! `cargo xtask check`: everything that can be judged without a cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use miette::{IntoDiagnostic as _, WrapErr as _, miette};
+
+use crate::step::{cargo, run as must, step, workspace};
+
+/// No source file may be longer, in lines.
+const LONGEST: usize = 800;
+/// Folders that are not ours to judge.
+const SKIPPED: [&str; 3] = ["target", "corpus", "artifacts"];
+/// The shim has no std and can only be compiled under a profile of its own, so it is checked apart.
+const NOT_SHIM: [&str; 3] = ["--workspace", "--exclude", "tp-shim"];
+
+pub(crate) fn run() -> miette::Result<()> {
+    step("fmt", || must(&mut cargo(["fmt", "--all", "--check"])))?;
+    step("sizes", sizes)?;
+    step("clippy", || {
+        must(cargo(["clippy", "--all-targets"]).args(NOT_SHIM).args(["--", "-D", "warnings"]))?;
+        must(&mut cargo(["clippy", "-p", "tp-shim", "--profile", "shim", "--", "-D", "warnings"]))
+    })?;
+    step("doc", || {
+        let arguments = ["doc", "--no-deps", "--document-private-items"];
+        must(cargo(arguments).args(NOT_SHIM).env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("unit tests", || {
+        must(cargo(["test", "--lib", "--bins"]).args(NOT_SHIM))?;
+        must(&mut cargo(["test", "-p", "tp-shim", "--lib"]))
+    })
+}
+
+/// A file that nobody reads to its end is where errors live.
+fn sizes() -> miette::Result<()> {
+    let mut long = Vec::new();
+    for file in sources(&workspace())? {
+        let lines = fs::read_to_string(&file).into_diagnostic()?.lines().count();
+        if lines > LONGEST {
+            long.push(format!("{}: {lines} lines", file.display()));
+        }
+    }
+    if long.is_empty() { Ok(()) } else { Err(miette!("longer than {LONGEST} lines:\n{}", long.join("\n"))) }
+}
+
+/// All Rust sources below a folder.
+fn sources(folder: &Path) -> miette::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries =
+        fs::read_dir(folder).into_diagnostic().wrap_err_with(|| format!("list {}", folder.display()))?;
+    for entry in entries {
+        let entry = entry.into_diagnostic()?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let kind = entry.file_type().into_diagnostic()?;
+        if kind.is_dir() && !name.starts_with('.') && !SKIPPED.contains(&name.as_str()) {
+            found.extend(sources(&entry.path())?);
+        } else if kind.is_file() && name.ends_with(".rs") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
