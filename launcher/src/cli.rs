@@ -1,0 +1,179 @@
+//! The command line, as clap sees it. Nothing is decided here.
+// A comment on a flattened field would become the help text of its parent.
+#![allow(missing_docs)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::kube::target::{Kind, Workload};
+use crate::pod::proxy::ProxyAddress;
+
+/// Run a local command with the network, DNS and environment of a Kubernetes pod.
+#[derive(Debug, Parser)]
+#[command(name = "tp", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Action,
+}
+
+/// What tp can do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Run a command as if it were in the pod
+    Run(Box<Run>),
+    /// Make sure that a pod has an agent, and print how other SOCKS5 clients can use it
+    Agent(Box<Agent>),
+}
+
+/// `tp run`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["deployment", "pod", "statefulset", "target", "proxy"]))]
+pub struct Run {
+    #[command(flatten)]
+    pub place: Place,
+
+    /// Use this SOCKS5 server instead of a cluster
+    #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", conflicts_with_all = ["context", "namespace", "container", "env_file"])]
+    pub proxy: Option<ProxyAddress>,
+
+    /// Write the pod's environment to this file too, in dotenv syntax
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub log: Log,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `tp agent`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["deployment", "pod", "statefulset", "target"]))]
+pub struct Agent {
+    #[command(flatten)]
+    pub place: Place,
+
+    #[command(flatten)]
+    pub log: Log,
+
+    /// Print the token, which lets whoever has it use the pod's network
+    #[arg(long)]
+    pub show_token: bool,
+}
+
+/// Which pod, and how its agent gets there.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// The namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Be a pod of this deployment
+    #[arg(long, short, value_name = "NAME")]
+    pub deployment: Option<String>,
+
+    /// Be this pod
+    #[arg(long, value_name = "NAME")]
+    pub pod: Option<String>,
+
+    /// Be a pod of this stateful set
+    #[arg(long, value_name = "NAME")]
+    pub statefulset: Option<String>,
+
+    /// Be a pod of this workload: deployment/web, sts/db, pod/web-0, daemonset/…, replicaset/…, job/…
+    #[arg(value_name = "TYPE/NAME")]
+    pub target: Option<Workload>,
+
+    /// The container whose environment is taken [default: as kubectl chooses it]
+    #[arg(long, short, value_name = "NAME")]
+    pub container: Option<String>,
+
+    /// An image that has tp-agent built in, instead of streaming it into a small one
+    #[arg(long, value_name = "IMAGE", env = "TP_AGENT_IMAGE")]
+    pub agent_image: Option<String>,
+
+    /// The image with `sh` into which the agent is streamed
+    #[arg(long, value_name = "IMAGE", env = "TP_AGENT_BASE_IMAGE", default_value = "busybox:stable")]
+    pub agent_base_image: String,
+}
+
+impl Place {
+    /// What the user named.
+    #[must_use]
+    pub fn workload(&self) -> Option<Workload> {
+        let named = |kind, name: &Option<String>| name.clone().map(|name| Workload { kind, name });
+        named(Kind::Deployment, &self.deployment)
+            .or_else(|| named(Kind::Pod, &self.pod))
+            .or_else(|| named(Kind::StatefulSet, &self.statefulset))
+            .or_else(|| self.target.clone())
+    }
+}
+
+/// What is told besides the command's own output.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Write a log of what tp does to this file
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Say what tp does, on standard error (twice: all of it)
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exactly_one_place_is_named() {
+        for line in [
+            "tp run --deployment web -- env",
+            "tp run --pod web-0 -- env",
+            "tp run --statefulset db -- env",
+            "tp run sts/db -- env",
+            "tp run --proxy socks5://u:p@h:1 -- env",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "tp run -- env",
+            "tp run --deployment web",
+            "tp run --deployment web --pod x -- env",
+            "tp run --proxy http://h:1 -- env",
+            "tp run --proxy socks5://h:1 --deployment web -- env",
+            "tp run service/web -- env",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_commands_own_options_are_the_commands() {
+        let Action::Run(run) = parse("tp run -d web -- curl -v --pod x").unwrap().command else {
+            panic!("not a run");
+        };
+        assert_eq!(run.command, ["curl", "-v", "--pod", "x"]);
+        assert_eq!(run.place.workload().unwrap().name, "web");
+    }
+}

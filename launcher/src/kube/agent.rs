@@ -1,0 +1,320 @@
+//! Puts the agent into a pod, or finds the one that an earlier run left there.
+//!
+//! # Theory of operation
+//! The agent is an ephemeral container: it has the pod's true address, resolver and network policies, and nothing of
+//! the workload restarts. It gets copies of the target container's `env`, `envFrom` and `volumeMounts`, so the
+//! kubelet resolves every ConfigMap, Secret and field, and the agent need only report its own environment.
+//!
+//! No image is published: any small one with `sh` will do, and the static binary is streamed over attach into a
+//! script ([`spec`]) that waits for it. An image that has the agent built in needs no attach.
+//!
+//! An ephemeral container can never be removed from a pod, so one is made only when none can be used again. The
+//! token is not kept anywhere: it is an HMAC of the pod's uid and the container's name under a secret of this user
+//! on this machine ([`secret`]), and the pod's specification holds only its SHA-256. So the next run knows whether
+//! a lingering agent is its own by looking at the pod, and nobody who can read the pod can use it.
+//!
+//! | on the way out | what ends the container |
+//! |---|---|
+//! | before the container attached | the script's own time limit |
+//! | in the middle of the upload | the end of its standard input (`stdinOnce`) |
+//! | afterwards | the agent's linger time without sessions |
+
+mod secret;
+mod spec;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::kube::api::{Api, AttachParams, AttachedProcess, LogParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tracing::{debug, info};
+
+use super::target::Target;
+use super::{ApiError, Cluster};
+
+pub use secret::{Secret, SecretError};
+pub use spec::{Image, version};
+
+/// How long a new agent may take: pulling an image is the longest part.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How often attach is tried until the container runs. Its status would tell a second later.
+const ATTACH_EVERY: Duration = Duration::from_millis(40);
+/// How often the pod is looked at for the kubelet's reasons meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of the agent in flight to the API server.
+const UPLOAD_BUFFER: usize = 256 * 1024;
+
+/// An agent that can be connected to.
+#[derive(Clone)]
+pub struct Agent {
+    /// Its pod.
+    pub pod: String,
+    /// Its container.
+    pub container: String,
+    /// Its port on the pod's loopback.
+    pub port: u16,
+    /// What proves that we may use it.
+    pub token: [u8; 32],
+}
+
+/// Why there is no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The API server's doing.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The file to be streamed is not there.
+    #[error("the agent's program cannot be read at {path}")]
+    NoProgram {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kubelet cannot start the container.
+    #[error("the agent's container in pod `{pod}` cannot start: {reason}: {message}")]
+    CannotStart {
+        /// The pod.
+        pod: String,
+        /// The kubelet's reason (`ErrImagePull`, `CreateContainerConfigError`…).
+        reason: String,
+        /// The kubelet's message.
+        message: String,
+        /// The image.
+        image: String,
+    },
+    /// It started and ended.
+    #[error("the agent in pod `{pod}` ended at once: {message}")]
+    Ended {
+        /// The pod.
+        pod: String,
+        /// What it said.
+        message: String,
+    },
+    /// It did not get ready in time.
+    #[error("the agent in pod `{pod}` was not ready within {} s: {state}", .limit.as_secs())]
+    NotReady {
+        /// The pod.
+        pod: String,
+        /// How long it had.
+        limit: Duration,
+        /// What it was doing.
+        state: String,
+    },
+}
+
+/// The agent of ours that runs in the pod for this container, if there is one.
+#[must_use]
+pub fn running(secret: &Secret, pod: &Pod, container: &str) -> Option<Agent> {
+    let pod_name = pod.metadata.name.as_deref()?;
+    let uid = pod.metadata.uid.as_deref()?;
+    let statuses = pod.status.as_ref()?.ephemeral_container_statuses.as_deref().unwrap_or_default();
+    let is_running = |name: &str| {
+        statuses.iter().any(|status| {
+            status.name == name && status.state.as_ref().is_some_and(|state| state.running.is_some())
+        })
+    };
+    let containers = pod.spec.as_ref()?.ephemeral_containers.as_deref().unwrap_or_default();
+    containers.iter().rev().filter(|agent| is_running(&agent.name)).find_map(|agent| {
+        let token = secret.token(uid, &agent.name);
+        let port = spec::port_if_ours(agent, container, &token)?;
+        Some(Agent { pod: pod_name.to_owned(), container: agent.name.clone(), port, token })
+    })
+}
+
+/// Makes a new agent in the pod and waits until it listens.
+///
+/// # Errors
+/// If it does not come to that. Its container ends by itself then.
+pub async fn create(
+    cluster: &Cluster,
+    secret: &Secret,
+    target: &Target,
+    image: &Image,
+) -> Result<Agent, AgentError> {
+    let program = match image {
+        Image::Base { program, .. } => tokio::fs::read(program)
+            .await
+            .map_err(|source| AgentError::NoProgram { path: program.clone(), source })?,
+        Image::BuiltIn { .. } => Vec::new(),
+    };
+    let name = spec::new_name();
+    let token = secret.token(target.pod_uid(), &name);
+    let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
+    let container = spec::container(target, &agent, image, program.len());
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let patch = Patch::Strategic(serde_json::json!({ "spec": { "ephemeralContainers": [container] } }));
+    let parameters = PatchParams::default();
+    let patched = api.patch_ephemeral_containers(&agent.pod, &parameters, &patch);
+    cluster.call("patch", "pods/ephemeralcontainers", patched).await?;
+    info!(pod = agent.pod, container = agent.container, "agent container created");
+    let ready = async {
+        tokio::select! {
+            started = start(cluster, &api, &agent, image, &program) => started,
+            failed = until_it_cannot_start(&api, &agent, image) => Err(failed),
+        }
+    };
+    match tokio::time::timeout(READY_LIMIT, ready).await {
+        Ok(started) => started.map(|()| agent),
+        Err(_elapsed) => {
+            let state = state_of(&api, &agent).await.map_or_else(
+                || "its container has no status".to_owned(),
+                |state| format!("its container is {}", describe(&state)),
+            );
+            Err(AgentError::NotReady { pod: agent.pod, limit: READY_LIMIT, state })
+        }
+    }
+}
+
+async fn start(
+    cluster: &Cluster,
+    api: &Api<Pod>,
+    agent: &Agent,
+    image: &Image,
+    program: &[u8],
+) -> Result<(), AgentError> {
+    loop {
+        let tried = match image {
+            Image::Base { .. } => stream(cluster, api, agent, program).await?,
+            Image::BuiltIn { .. } => has_said_that_it_listens(cluster, api, agent).await?,
+        };
+        if tried {
+            return Ok(());
+        }
+        tokio::time::sleep(ATTACH_EVERY).await;
+    }
+}
+
+/// Attaches, streams the program and waits for its word that it listens. `false` if the container does not run yet.
+async fn stream(
+    cluster: &Cluster,
+    api: &Api<Pod>,
+    agent: &Agent,
+    program: &[u8],
+) -> Result<bool, AgentError> {
+    let parameters = AttachParams::default()
+        .container(&agent.container)
+        .stdin(true)
+        .stdout(true)
+        .stderr(true)
+        .max_stdin_buf_size(UPLOAD_BUFFER);
+    let attached = cluster.call("create", "pods/attach", api.attach(&agent.pod, &parameters)).await;
+    let mut attached = match attached {
+        Ok(attached) => attached,
+        // The kubelet's words for "it does not run yet" come as one of several codes; those that are final do not.
+        Err(error @ (ApiError::Forbidden { .. } | ApiError::Unauthorized(_) | ApiError::Unreachable(_))) => {
+            return Err(error.into());
+        }
+        Err(error) => {
+            debug!(%error, "cannot attach yet");
+            return Ok(false);
+        }
+    };
+    match upload(&mut attached, program).await {
+        Some(line) if line.starts_with("tp-agent listening") => Ok(true),
+        Some(line) => Err(AgentError::Ended { pod: agent.pod.clone(), message: line }),
+        None => {
+            // No word at all: either the container was not there to be attached to, or it ended without one.
+            match state_of(api, agent).await {
+                Some(ContainerState { terminated: Some(_), .. }) => Err(ended(api, agent).await),
+                _ => Ok(false),
+            }
+        }
+    }
+}
+
+/// Streams the program; gives the first line that the container says, if it says any.
+async fn upload(attached: &mut AttachedProcess, program: &[u8]) -> Option<String> {
+    let (mut stdin, stdout, stderr) = (attached.stdin()?, attached.stdout()?, attached.stderr()?);
+    let mut stdout = BufReader::new(stdout).lines();
+    let mut stderr = BufReader::new(stderr).lines();
+    let line = async {
+        tokio::select! {
+            Ok(Some(line)) = stdout.next_line() => Some(line),
+            Ok(Some(line)) = stderr.next_line() => Some(line),
+            else => None,
+        }
+    };
+    let upload = async {
+        if let Err(error) = stdin.write_all(program).await {
+            debug!(%error, "the upload stopped");
+        }
+        // Standard input stays open: its end would end a container that waits for more.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        line = line => line,
+        () = upload => None,
+    }
+}
+
+/// For an image with the agent in it there is nothing to attach to: its log says when it listens.
+async fn has_said_that_it_listens(
+    cluster: &Cluster,
+    api: &Api<Pod>,
+    agent: &Agent,
+) -> Result<bool, AgentError> {
+    let parameters = LogParams { container: Some(agent.container.clone()), ..LogParams::default() };
+    match cluster.call("get", "pods/log", api.logs(&agent.pod, &parameters)).await {
+        Ok(log) => Ok(log.lines().any(|line| line.starts_with("tp-agent listening"))),
+        Err(error @ ApiError::Forbidden { .. }) => Err(error.into()),
+        Err(error) => {
+            debug!(%error, "no log yet");
+            Ok(false)
+        }
+    }
+}
+
+/// Returns when the kubelet says that the container cannot start, or has ended.
+async fn until_it_cannot_start(api: &Api<Pod>, agent: &Agent, image: &Image) -> AgentError {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match state_of(api, agent).await {
+            Some(ContainerState { waiting: Some(waiting), .. }) => {
+                let reason = waiting.reason.unwrap_or_default();
+                // `ContainerCreating` and `PodInitializing` are on the way; every other reason is a failure.
+                if reason.contains("Err") || reason.contains("BackOff") || reason.contains("Invalid") {
+                    return AgentError::CannotStart {
+                        pod: agent.pod.clone(),
+                        reason,
+                        message: waiting.message.unwrap_or_default(),
+                        image: image.reference().to_owned(),
+                    };
+                }
+            }
+            Some(ContainerState { terminated: Some(_), .. }) => return ended(api, agent).await,
+            _ => {}
+        }
+    }
+}
+
+async fn ended(api: &Api<Pod>, agent: &Agent) -> AgentError {
+    let parameters =
+        LogParams { container: Some(agent.container.clone()), tail_lines: Some(3), ..LogParams::default() };
+    let log = api.logs(&agent.pod, &parameters).await.unwrap_or_default();
+    let state = state_of(api, agent).await.map(|state| describe(&state)).unwrap_or_default();
+    let message = if log.trim().is_empty() { state } else { log.trim().replace('\n', "; ") };
+    AgentError::Ended { pod: agent.pod.clone(), message }
+}
+
+async fn state_of(api: &Api<Pod>, agent: &Agent) -> Option<ContainerState> {
+    let pod = api.get(&agent.pod).await.ok()?;
+    let statuses = pod.status?.ephemeral_container_statuses?;
+    statuses.into_iter().find(|status| status.name == agent.container)?.state
+}
+
+fn describe(state: &ContainerState) -> String {
+    match state {
+        ContainerState { waiting: Some(waiting), .. } => {
+            format!("waiting ({})", waiting.reason.as_deref().unwrap_or("no reason given"))
+        }
+        ContainerState { terminated: Some(terminated), .. } => format!(
+            "terminated (exit code {}, {})",
+            terminated.exit_code,
+            terminated.reason.as_deref().unwrap_or("no reason given")
+        ),
+        _ => "running".to_owned(),
+    }
+}

@@ -1,0 +1,22 @@
+//! The launcher: everything of tp that runs on the laptop beside the user's program.
+//!
+//! Data flows one way: an interceptor ([`shim`]) learns where a socket wants to go, the [`pod`] dials there over the
+//! [`session`]'s one link, and the [`gate`] connects the program's own socket when the far end accepted. ARCHITECTURE.md
+//! shows the rooms and one connect()'s way through them.
+#![deny(unsafe_code)]
+
+pub mod child;
+pub mod cli;
+pub mod environment;
+pub mod gate;
+pub mod installed;
+pub mod kube;
+pub mod method;
+pub mod names;
+pub mod pod;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod shim;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,305 @@
+//! Which programs the shim can enter, told from their files before they start.
+//!
+//! The dynamic loader drops a preload without a word for set-user-ID programs and for those with file capabilities
+//! (ld.so(8), "secure-execution mode"), cannot load it into another libc or another architecture, and is not there
+//! at all in a static program; Go programs make their system calls past libc. Each of these would run unhooked and
+//! talk to the wrong network. So it is refused here, with the reason.
+//!
+//! Only files are read: nothing is run to find out.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access, getegid, geteuid};
+use object::read::elf::{ElfFile64, ProgramHeader as _};
+use object::{Architecture, FileKind, Object as _, ObjectSection as _, ReadCache};
+
+/// Nesting of `#!` lines that the kernel follows (`BINPRM_BUF_SIZE`, load_script, bprm depth).
+const INTERPRETERS: u32 = 5;
+/// Bytes of a `#!` line that the kernel reads.
+const SCRIPT_LINE: usize = 256;
+
+/// Why a command cannot be started at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No such program.
+    #[error("command not found: {0}")]
+    NotFound(String),
+    /// A file that may not be executed.
+    #[error("cannot execute {path}")]
+    NotExecutable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program that the shim cannot enter.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// A program that would run unhooked.
+#[derive(Debug, thiserror::Error)]
+#[error("{} {reason}", path.display())]
+pub struct Refusal {
+    /// The program's file; for a script, its interpreter's.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What keeps the shim out of a program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No dynamic loader.
+    #[error("is statically linked: there is no dynamic loader in it that could load tp's shim")]
+    Static,
+    /// Go, whatever the linking.
+    #[error("is a Go program: it makes its system calls past libc, where tp's shim sits")]
+    Go,
+    /// Set-user-ID or set-group-ID.
+    #[error("is a set-user-ID or set-group-ID program: the dynamic loader ignores tp's shim in it")]
+    SetId,
+    /// File capabilities.
+    #[error("has file capabilities: the dynamic loader ignores tp's shim in it")]
+    Capabilities,
+    /// Another C library.
+    #[error("uses another C library than tp's shim (its loader is {0})")]
+    OtherLibc(String),
+    /// Another architecture.
+    #[error("is built for another architecture ({0})")]
+    OtherArchitecture(String),
+    /// It cannot be looked at.
+    #[error("cannot be read, so it cannot be told whether tp's shim would work in it ({0})")]
+    Unreadable(String),
+}
+
+/// Finds a command as execvp(3) would and checks it.
+///
+/// # Errors
+/// If it is not there, not executable, or would run unhooked.
+pub fn find(command: &OsStr) -> Result<PathBuf, CommandError> {
+    let path = search(command)?;
+    let not_executable = |source| CommandError::NotExecutable { path: path.clone(), source };
+    let metadata = path.metadata().map_err(not_executable)?;
+    if metadata.is_dir() {
+        return Err(not_executable(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    access(&path, AccessFlags::X_OK).map_err(|errno| not_executable(errno.into()))?;
+    classify(&path, 0)?;
+    Ok(path)
+}
+
+fn search(command: &OsStr) -> Result<PathBuf, CommandError> {
+    let not_found = || CommandError::NotFound(command.to_string_lossy().into_owned());
+    if command.is_empty() {
+        return Err(not_found());
+    }
+    if command.as_encoded_bytes().contains(&b'/') {
+        let path = PathBuf::from(command);
+        return match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_found()),
+            _ => Ok(path),
+        };
+    }
+    // execvp goes on past files that it may not execute, and says so only if there is no other.
+    let mut found_anyway = None;
+    let folders = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    for folder in std::env::split_paths(&folders) {
+        let path = folder.join(command);
+        if path.is_file() {
+            if access(&path, AccessFlags::X_OK).is_ok() {
+                return Ok(path);
+            }
+            found_anyway.get_or_insert(path);
+        }
+    }
+    found_anyway.ok_or_else(not_found)
+}
+
+/// Checks the program that a descriptor (also an `O_PATH` one) refers to.
+///
+/// # Errors
+/// If it would run unhooked.
+pub fn classify_descriptor(descriptor: OwnedFd) -> Result<(), Refusal> {
+    let proc = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+    let path = std::fs::read_link(&proc).unwrap_or_else(|_| PathBuf::from("the program"));
+    examine(&path, open(&proc), 0)
+}
+
+fn classify(path: &Path, depth: u32) -> Result<(), Refusal> {
+    examine(path, open(path), depth)
+}
+
+/// The file, without waiting for anything that is not one (a FIFO waits for a writer).
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+fn examine(path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusal> {
+    let refuse = |reason| Refusal { path: path.to_owned(), reason };
+    let unreadable = |error: io::Error| refuse(Reason::Unreadable(error.to_string()));
+    let file = file.map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let mut start = [0; SCRIPT_LINE];
+    let length = file.read_at(&mut start, 0).map_err(unreadable)?;
+    let start = start.get(..length).unwrap_or_default();
+    if let Some(interpreter) = interpreter_of_script(start) {
+        return match depth {
+            INTERPRETERS.. => Ok(()),
+            _ if !interpreter.exists() => Ok(()),
+            _ => classify(&interpreter, depth + 1),
+        };
+    }
+    if !start.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
+    if gains_privilege(&metadata) {
+        return Err(refuse(Reason::SetId));
+    }
+    if !geteuid().is_root() && has_capabilities(&file) {
+        return Err(refuse(Reason::Capabilities));
+    }
+    match reason_in_elf(file) {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(refuse(reason)),
+        Err(error) => Err(refuse(Reason::Unreadable(error.to_string()))),
+    }
+}
+
+/// The program named by a `#!` line (execve(2)).
+fn interpreter_of_script(start: &[u8]) -> Option<PathBuf> {
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii();
+    let name = line.split(|byte| byte.is_ascii_whitespace()).next().filter(|name| !name.is_empty())?;
+    Some(PathBuf::from(std::str::from_utf8(name).ok()?))
+}
+
+/// Whether exec changes the effective user or group, which is what makes the loader distrust its environment.
+fn gains_privilege(metadata: &std::fs::Metadata) -> bool {
+    let mode = metadata.mode();
+    // Without group execute permission the bit means mandatory locking (inode(7)).
+    (mode & libc::S_ISUID != 0 && metadata.uid() != geteuid().as_raw())
+        || (mode & libc::S_ISGID != 0 && mode & libc::S_IXGRP != 0 && metadata.gid() != getegid().as_raw())
+}
+
+fn has_capabilities(file: &File) -> bool {
+    use xattr::FileExt as _;
+    file.get_xattr("security.capability").is_ok_and(|value| value.is_some())
+}
+
+fn reason_in_elf(file: File) -> object::Result<Option<Reason>> {
+    let cache = ReadCache::new(file);
+    if FileKind::parse(&cache)? != FileKind::Elf64 {
+        return Ok(Some(Reason::OtherArchitecture("32-bit".to_owned())));
+    }
+    let elf = ElfFile64::<object::Endianness, _>::parse(&cache)?;
+    if elf.architecture() != native() {
+        return Ok(Some(Reason::OtherArchitecture(format!("{:?}", elf.architecture()))));
+    }
+    let go = elf.section_by_name(".go.buildinfo").is_some_and(|section| section.size() > 0);
+    if go {
+        return Ok(Some(Reason::Go));
+    }
+    let endian = elf.endian();
+    for header in elf.elf_program_headers() {
+        if let Some(loader) = header.interpreter(endian, &cache)? {
+            let loader = String::from_utf8_lossy(loader).into_owned();
+            let glibc = Path::new(&loader)
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
+            return Ok((!glibc).then_some(Reason::OtherLibc(loader)));
+        }
+    }
+    Ok(Some(Reason::Static))
+}
+
+fn native() -> Architecture {
+    if cfg!(target_arch = "x86_64") {
+        Architecture::X86_64
+    } else if cfg!(target_arch = "aarch64") {
+        Architecture::Aarch64
+    } else {
+        Architecture::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn program(content: &[u8], mode: u32) -> tempfile::TempPath {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, content).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file.into_temp_path()
+    }
+
+    fn reason(path: &Path) -> Reason {
+        classify(path, 0).unwrap_err().reason
+    }
+
+    #[test]
+    fn a_dynamic_program_and_a_script_for_one_are_let_through() {
+        classify(Path::new("/bin/sh"), 0).unwrap();
+        classify(&program(b"#! /bin/sh -e\nexit 0\n", 0o755), 0).unwrap();
+        classify(&program(b"no interpreter: execvp hands it to sh\n", 0o755), 0).unwrap();
+    }
+
+    #[test]
+    fn another_architectures_program_is_refused() {
+        let mut header = Vec::new();
+        File::open("/bin/sh").unwrap().read_to_end(&mut header).unwrap();
+        header[18..20].copy_from_slice(&243u16.to_le_bytes());
+        let path = program(&header, 0o755);
+        assert_eq!(reason(&path), Reason::OtherArchitecture("Riscv64".to_owned()));
+        assert_eq!(
+            reason(&program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755)),
+            Reason::OtherArchitecture("32-bit".into())
+        );
+    }
+
+    #[test]
+    fn a_program_of_another_libc_is_refused_by_its_loader() {
+        let mut bytes = Vec::new();
+        File::open("/bin/sh").unwrap().read_to_end(&mut bytes).unwrap();
+        let loader = b"/lib64/ld-linux-x86-64.so.2";
+        let at = bytes.windows(loader.len()).position(|window| window == loader).unwrap();
+        let musl = b"/lib/ld-musl-x86_64.so.1\0\0\0";
+        bytes[at..at + musl.len()].copy_from_slice(musl);
+        assert_eq!(reason(&program(&bytes, 0o755)), Reason::OtherLibc("/lib/ld-musl-x86_64.so.1".into()));
+    }
+
+    #[test]
+    fn a_script_is_judged_by_its_interpreter() {
+        let elf32 = program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755);
+        let script = program(format!("#!{}\n", elf32.display()).as_bytes(), 0o755);
+        assert!(matches!(reason(&script), Reason::OtherArchitecture(_)));
+    }
+
+    #[test]
+    fn a_broken_elf_file_is_refused_rather_than_let_through() {
+        assert!(matches!(reason(&program(b"\x7fELF\x02\x01\x01\x00junk", 0o755)), Reason::Unreadable(_)));
+    }
+
+    #[test]
+    fn what_is_not_there_and_what_may_not_run_are_told_apart() {
+        assert!(matches!(find(OsStr::new("/nowhere/x")), Err(CommandError::NotFound(_))));
+        assert!(matches!(find(OsStr::new("surely-no-such-command")), Err(CommandError::NotFound(_))));
+        assert!(matches!(find(OsStr::new("")), Err(CommandError::NotFound(_))));
+        assert!(matches!(find(OsStr::new("/tmp")), Err(CommandError::NotExecutable { .. })));
+        let path = program(b"#!/bin/sh\n", 0o644);
+        assert!(matches!(find(path.as_os_str()), Err(CommandError::NotExecutable { .. })));
+    }
+}

@@ -1,0 +1,184 @@
+//! Names and addresses as the pod sees them, each asked once.
+//!
+//! Programs look a name up at every connect, and several threads at once; the cluster is a round trip away. Answers,
+//! negative ones too (RFC 2308), are kept for as long as the nameserver allows, and one question in flight serves
+//! all who wait for it. A slow question never delays another: each is its own task on its own stream.
+//!
+//! Addresses are the real ones. They are ordered here by the policy table of RFC 6724, because the libc that would
+//! otherwise do it would judge by the laptop's addresses.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::future::Cache;
+
+use crate::pod::{Found, LookupError, Pod, Want};
+
+/// Names kept at the most; a name takes a few hundred bytes.
+const NAMES_KEPT: u64 = 10_000;
+/// No answer is kept longer than this, whatever its TTL says.
+const TTL_LIMIT: Duration = Duration::from_secs(3600);
+/// A name that is not there may be made by the developer the next moment.
+const NEGATIVE_TTL_LIMIT: Duration = Duration::from_secs(30);
+
+type Answer = Arc<Result<Found, LookupError>>;
+
+/// The lookups of one session.
+pub struct Names {
+    pod: Arc<dyn Pod>,
+    cache: Cache<(String, Want), Answer>,
+}
+
+impl Names {
+    /// Lookups that `pod` answers.
+    #[must_use]
+    pub fn new(pod: Arc<dyn Pod>) -> Self {
+        Self { pod, cache: Cache::builder().max_capacity(NAMES_KEPT).expire_after(ByTtl).build() }
+    }
+
+    /// Looks a name up, by the pod's search list unless it ends with a dot.
+    pub async fn lookup(&self, name: &str, want: Want) -> Answer {
+        let name = name.to_ascii_lowercase();
+        self.cache
+            .get_with((name.clone(), want), async {
+                let mut answer = self.pod.lookup(name, want).await;
+                if let Ok(found) = &mut answer {
+                    prefer(&mut found.addresses);
+                }
+                Arc::new(answer)
+            })
+            .await
+    }
+
+    /// Looks up the name of an address.
+    ///
+    /// # Errors
+    /// What the pod's nameserver said.
+    pub async fn reverse(&self, address: IpAddr) -> Result<String, LookupError> {
+        self.pod.reverse(address).await
+    }
+}
+
+struct ByTtl;
+
+impl Expiry<(String, Want), Answer> for ByTtl {
+    fn expire_after_create(&self, _: &(String, Want), answer: &Answer, _: Instant) -> Option<Duration> {
+        Some(match &**answer {
+            Ok(found) => found.ttl.min(TTL_LIMIT),
+            Err(error) => error.ttl.min(NEGATIVE_TTL_LIMIT),
+        })
+    }
+}
+
+/// Orders destination addresses by the precedence of RFC 6724, 2.1; equals stay as the nameserver gave them.
+fn prefer(addresses: &mut [IpAddr]) {
+    addresses.sort_by_key(|address| std::cmp::Reverse(precedence(*address)));
+}
+
+fn precedence(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 35,
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => 50,
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x2002, ..] => 30,
+            [0x2001, 0, ..] => 5,
+            [0xfc00..=0xfdff, ..] => 3,
+            [0, 0, 0, 0, 0, 0xffff, ..] => 35,
+            [0xfec0..=0xfeff, ..] | [0x3ffe, ..] | [0, 0, 0, 0, 0, 0, ..] => 1,
+            _ => 40,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::BoxFuture;
+    use tokio::sync::Semaphore;
+    use tp_abi::errno::eai;
+
+    use super::*;
+    use crate::pod::{DialError, Stream};
+
+    /// Answers when it gets a permit, and counts the questions.
+    struct Nameserver {
+        asked: AtomicUsize,
+        may_answer: Semaphore,
+        answer: Result<Found, LookupError>,
+    }
+
+    impl Nameserver {
+        fn new(answer: Result<Found, LookupError>, permits: usize) -> Arc<Self> {
+            Arc::new(Self { asked: AtomicUsize::new(0), may_answer: Semaphore::new(permits), answer })
+        }
+    }
+
+    impl Pod for Nameserver {
+        fn dial(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+            unreachable!("a lookup does not dial")
+        }
+
+        fn lookup(&self, _: String, _: Want) -> BoxFuture<'_, Result<Found, LookupError>> {
+            Box::pin(async {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                self.may_answer.acquire().await.unwrap().forget();
+                self.answer.clone()
+            })
+        }
+
+        fn reverse(&self, _: IpAddr) -> BoxFuture<'_, Result<String, LookupError>> {
+            unreachable!("nobody asked")
+        }
+    }
+
+    const BOTH: Want = Want { v4: true, v6: true, configured: false };
+
+    fn found(ttl: Duration) -> Result<Found, LookupError> {
+        Ok(Found { addresses: vec![[10, 96, 0, 1].into()], canonical: "a.".into(), ttl })
+    }
+
+    #[tokio::test]
+    async fn one_question_in_flight_serves_all_who_wait() {
+        let nameserver = Nameserver::new(found(Duration::from_secs(5)), 0);
+        let names = Arc::new(Names::new(nameserver.clone()));
+        let waiters: Vec<_> = (0..50)
+            .map(|_| {
+                let names = Arc::clone(&names);
+                tokio::spawn(async move { names.lookup("Backend", BOTH).await.is_ok() })
+            })
+            .collect();
+        while nameserver.asked.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        nameserver.may_answer.add_permits(1);
+        for waiter in waiters {
+            assert!(waiter.await.unwrap());
+        }
+        assert_eq!(nameserver.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_missing_name_is_remembered_and_a_passing_failure_is_not() {
+        for (ttl, questions) in [(Duration::from_secs(5), 1), (Duration::ZERO, 2)] {
+            let answer = Err(LookupError { eai: eai::NONAME, ttl, reason: "test".into() });
+            let nameserver = Nameserver::new(answer, 9);
+            let names = Names::new(nameserver.clone());
+            assert!(names.lookup("nope", BOTH).await.is_err());
+            assert!(names.lookup("nope", BOTH).await.is_err());
+            assert_eq!(nameserver.asked.load(Ordering::SeqCst), questions);
+        }
+    }
+
+    #[test]
+    fn a_private_ipv6_address_comes_after_ipv4_and_a_global_one_before() {
+        let [v4, private, global]: [IpAddr; 3] =
+            ["10.96.0.1", "fd00::1", "2a00::1"].map(|text| text.parse().unwrap());
+        let mut addresses = [private, v4, global];
+        prefer(&mut addresses);
+        assert_eq!(addresses, [global, v4, private]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The pod as interceptors see it: something that dials and resolves. They know neither Kubernetes nor SOCKS.
+//!
+//! Two things can stand behind it: the [agent](agent) in a pod, over one link, and any [SOCKS5 server](proxy).
+
+pub mod agent;
+pub mod conversation;
+pub mod messages;
+pub mod proxy;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use socks_proxy::mux::MuxStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tp_abi::errno::{self, code, eai};
+
+/// A byte stream to a service, opened from where the pod is.
+pub type Stream = Box<dyn Duplex>;
+
+/// Both halves of a byte stream.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// When this is dropped, the other end learns that the stream was cut off, not that it ended.
+    fn reset_on_close(&self);
+}
+
+impl Duplex for TcpStream {
+    fn reset_on_close(&self) {
+        // A socket that is gone already needs no reset.
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl Duplex for MuxStream {
+    /// A dropped stream is reset unless it was shut down.
+    fn reset_on_close(&self) {}
+}
+
+/// Why a dial did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct DialError {
+    /// What the app's connect() fails with.
+    pub errno: i32,
+    /// What happened, for the log.
+    pub reason: String,
+}
+
+impl DialError {
+    /// The far end's own word, as a SOCKS reply.
+    #[must_use]
+    pub fn from_reply(code: u8) -> Self {
+        Self { errno: errno::from_reply(code), reason: format!("SOCKS reply {code}") }
+    }
+}
+
+impl From<io::Error> for DialError {
+    /// The way to the pod broke before it could say anything: the network is down, nobody refused.
+    fn from(error: io::Error) -> Self {
+        Self { errno: code::ENETDOWN, reason: format!("the session failed: {error}") }
+    }
+}
+
+/// Which addresses a lookup asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Want {
+    /// A records.
+    pub v4: bool,
+    /// AAAA records.
+    pub v6: bool,
+    /// Only families of which the pod has an address (`AI_ADDRCONFIG`).
+    pub configured: bool,
+}
+
+/// What a lookup found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The addresses as the nameserver ordered them, A before AAAA.
+    pub addresses: Vec<IpAddr>,
+    /// The name that the addresses belong to, at the end of all aliases.
+    pub canonical: String,
+    /// How long this may be kept.
+    pub ttl: Duration,
+}
+
+/// Why a lookup found nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct LookupError {
+    /// What getaddrinfo() fails with (`EAI_*`).
+    pub eai: i32,
+    /// How long that may be kept (RFC 2308); nothing for a failure that may pass.
+    pub ttl: Duration,
+    /// What happened, for the log.
+    pub reason: String,
+}
+
+impl LookupError {
+    /// A failure that may be gone at the next try.
+    #[must_use]
+    pub fn passing(reason: impl ToString) -> Self {
+        Self { eai: eai::AGAIN, ttl: Duration::ZERO, reason: reason.to_string() }
+    }
+
+    /// What a SOCKS reply to a lookup means.
+    #[must_use]
+    pub fn from_reply(code: u8) -> Self {
+        let (eai, reason) = match code {
+            errno::reply::HOST_UNREACHABLE => (eai::NONAME, "no such name"),
+            errno::reply::TTL_EXPIRED => (eai::AGAIN, "no nameserver answered in time"),
+            _ => (eai::FAIL, "the lookup was refused"),
+        };
+        Self { eai, ttl: Duration::ZERO, reason: format!("{reason} (SOCKS reply {code})") }
+    }
+}
+
+impl From<io::Error> for LookupError {
+    fn from(error: io::Error) -> Self {
+        Self::passing(format!("the session failed: {error}"))
+    }
+}
+
+/// Where the apps' connections and lookups go.
+pub trait Pod: Send + Sync + 'static {
+    /// Opens a connection to `target` from the pod. It returns when the far end has accepted or refused.
+    fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
+
+    /// Looks a name up as the pod would: its resolv.conf, its hosts file.
+    fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>>;
+
+    /// Looks up the name of an address.
+    fn reverse(&self, address: IpAddr) -> BoxFuture<'_, Result<String, LookupError>>;
+}

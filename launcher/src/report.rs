@@ -1,0 +1,332 @@
+//! Failures as the user sees them: what happened, to what, and what to do next.
+//!
+//! The only place that prints an error. Hints come from the kind of a failure, never from its text. One exception is
+//! read closely: what the API server itself says is shown, not judged.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+
+use crate::gate::ParkError;
+use crate::kube::agent::{AgentError, SecretError};
+use crate::kube::target::TargetError;
+use crate::kube::{ApiError, ConfigError};
+use crate::method::CommandError;
+use crate::pod::proxy::ProxyError;
+use crate::session::SessionError;
+
+/// tp itself failed (the convention of env(1) and timeout(1)).
+pub const FAILED: u8 = 125;
+/// The command cannot be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// The command is not there.
+const NOT_FOUND: u8 = 127;
+
+/// Why tp ended without the command's own exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No command was given.
+    #[error("no command was given")]
+    NoCommand,
+    /// No workload was given.
+    #[error("no pod or workload was given")]
+    NoPlace,
+    /// The command cannot be started.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The system refused to start it.
+    #[error("{} could not be started", .path.display())]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// No SOCKS5 server.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// No gate.
+    #[error(transparent)]
+    Park(#[from] ParkError),
+    /// No place for the shim to ask.
+    #[error("the socket for the shim could not be made")]
+    Listener(#[source] io::Error),
+    /// No private folder.
+    #[error("no private folder could be made in {}", .path.display())]
+    Folder {
+        /// The folder it should be in.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The environment's file.
+    #[error("the environment could not be written to {}", .path.display())]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The log's file.
+    #[error("the log could not be written to {}", .path.display())]
+    LogFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Our own program's path.
+    #[error("tp cannot find its own program")]
+    NoSelf(#[source] io::Error),
+    /// The shim is missing.
+    #[error("tp's shim cannot be used at {}", .path.display())]
+    NoShim {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The runtime or the signals could not be set up.
+    #[error("tp could not be set up")]
+    SetUp(#[source] io::Error),
+    /// A signal came before the command was started.
+    #[error("interrupted")]
+    Interrupted(i32),
+}
+
+impl Failure {
+    /// tp's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Command(CommandError::NotFound(_)) => NOT_FOUND,
+            Failure::Command(_) | Failure::Start { .. } => NOT_EXECUTABLE,
+            Failure::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(FAILED),
+            _ => FAILED,
+        }
+    }
+
+    /// Prints it, unless the user knows already.
+    pub fn print(&self) {
+        if matches!(self, Failure::Interrupted(_)) {
+            return;
+        }
+        let mut text = String::new();
+        let fancy = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+        let theme = if fancy { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
+        match handler.render_report(&mut text, self) {
+            Ok(()) => eprint!("tp: {}", text.trim_start()),
+            Err(fmt::Error) => eprintln!("tp: {self}"),
+        }
+    }
+}
+
+impl Diagnostic for Failure {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(code(self)))
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        help(self).map(|text| Box::new(text) as Box<dyn fmt::Display>)
+    }
+}
+
+fn code(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::NoCommand | Failure::NoPlace => "tp::usage",
+        Failure::Command(CommandError::NotFound(_)) => "tp::command::not_found",
+        Failure::Command(CommandError::NotExecutable { .. }) | Failure::Start { .. } => {
+            "tp::command::not_executable"
+        }
+        Failure::Command(CommandError::Refused(_)) => "tp::command::refused",
+        Failure::Session(error) => session_code(error),
+        Failure::Proxy(_) => "tp::proxy",
+        Failure::Park(_) | Failure::Listener(_) | Failure::Folder { .. } | Failure::SetUp(_) => "tp::setup",
+        Failure::EnvFile { .. } | Failure::LogFile { .. } => "tp::file",
+        Failure::NoSelf(_) | Failure::NoShim { .. } => "tp::install",
+        Failure::Interrupted(_) => "tp::interrupted",
+    }
+}
+
+fn session_code(error: &SessionError) -> &'static str {
+    match error {
+        SessionError::Config(_) => "tp::kube::config",
+        SessionError::Target(TargetError::Api(error))
+        | SessionError::Agent(AgentError::Api(error))
+        | SessionError::Api(error) => api_code(error),
+        SessionError::Target(_) => "tp::kube::target",
+        SessionError::Agent(_) => "tp::agent",
+        SessionError::Secret(_) => "tp::secret",
+        SessionError::Refused { .. } => "tp::agent::token",
+        SessionError::Link { .. } => "tp::link",
+    }
+}
+
+fn api_code(error: &ApiError) -> &'static str {
+    match error {
+        ApiError::Unreachable(_) | ApiError::TooSlow { .. } => "tp::kube::unreachable",
+        ApiError::Unauthorized(_) => "tp::kube::unauthorized",
+        ApiError::Forbidden { .. } => "tp::kube::forbidden",
+        ApiError::NotFound { .. } | ApiError::Other { .. } => "tp::kube::api",
+    }
+}
+
+fn help(failure: &Failure) -> Option<String> {
+    Some(match failure {
+        Failure::NoCommand | Failure::NoPlace => "see `tp run --help`".to_owned(),
+        Failure::Command(CommandError::NotFound(_)) => {
+            "tp runs a command of this machine: check its spelling and PATH".to_owned()
+        }
+        Failure::Command(CommandError::NotExecutable { .. }) => {
+            "check the file's permissions (`ls -l`), or run it by its interpreter".to_owned()
+        }
+        Failure::Command(CommandError::Refused(_)) => {
+            "tp did not start it, because it would have talked to this machine's own network; use a dynamically \
+             linked build without special permissions"
+                .to_owned()
+        }
+        Failure::Session(error) => return session_help(error),
+        Failure::Proxy(ProxyError::Unreachable { .. }) => "check that the server runs and the address".to_owned(),
+        Failure::Proxy(ProxyError::Refused { .. }) => {
+            "check that it is a SOCKS5 server, and user and password: socks5://USER:PASSWORD@HOST:PORT".to_owned()
+        }
+        Failure::Folder { .. } => {
+            "set XDG_RUNTIME_DIR to a folder of yours that only you can enter (mode 0700)".to_owned()
+        }
+        Failure::NoShim { .. } => "install tp again, with bin/ and lib/ side by side".to_owned(),
+        Failure::EnvFile { .. } | Failure::LogFile { .. } => "name a file in a folder that you can write to".to_owned(),
+        _ => return None,
+    })
+}
+
+fn session_help(error: &SessionError) -> Option<String> {
+    Some(match error {
+        SessionError::Config(error) => return config_help(error),
+        SessionError::Target(TargetError::Api(error))
+        | SessionError::Agent(AgentError::Api(error))
+        | SessionError::Api(error) => return api_help(error),
+        SessionError::Target(error) => return target_help(error),
+        SessionError::Agent(AgentError::NoProgram { .. }) => {
+            "install tp again, with bin/ and lib/ side by side, or name an image that has the agent in it with \
+             --agent-image"
+                .to_owned()
+        }
+        SessionError::Agent(AgentError::CannotStart { image, .. }) => format!(
+            "the cluster's nodes must be able to pull `{image}`; name another small image that has `sh` with \
+             --agent-base-image, or one that has tp-agent in it with --agent-image"
+        ),
+        SessionError::Agent(AgentError::Ended { pod, .. } | AgentError::NotReady { pod, .. }) => {
+            format!("look at it: kubectl describe pod {pod}")
+        }
+        SessionError::Secret(SecretError::File { path, .. }) => {
+            format!("check that you can read and write {}", path.display())
+        }
+        SessionError::Secret(SecretError::Random(_)) => return None,
+        SessionError::Refused { .. } => {
+            "the agent was started with another secret; wait until it ends (10 minutes without sessions), or use \
+             another pod"
+                .to_owned()
+        }
+        SessionError::Link { pod, .. } => {
+            format!("try again; look at the pod: kubectl describe pod {pod}")
+        }
+    })
+}
+
+fn config_help(error: &ConfigError) -> Option<String> {
+    Some(match error {
+        ConfigError::None { .. } => {
+            "set KUBECONFIG, or put the cluster's kubeconfig at ~/.kube/config".to_owned()
+        }
+        ConfigError::NoContext { contexts } if contexts.is_empty() => {
+            "the kubeconfig has no contexts".to_owned()
+        }
+        ConfigError::NoContext { contexts } => {
+            format!("name one with --context: {}", contexts.join(", "))
+        }
+        ConfigError::UnknownContext { nearest, .. } => {
+            or_list(nearest, "kubectl config get-contexts lists those that there are")
+        }
+        ConfigError::Unusable(_) | ConfigError::Client(_) => {
+            "check it with: kubectl config view; kubectl get pods".to_owned()
+        }
+    })
+}
+
+fn target_help(error: &TargetError) -> Option<String> {
+    Some(match error {
+        TargetError::NoNamespace { nearest, .. } => or_list(nearest, "kubectl get namespaces lists them"),
+        TargetError::NoWorkload { workload, nearest, namespace } => or_list(
+            nearest,
+            &format!(
+                "is it in another namespace? kubectl get {} --all-namespaces | grep {}  (looked in `{namespace}`)",
+                workload.kind.resource(),
+                workload.name
+            ),
+        ),
+        TargetError::NoPod { pods, namespace, .. } if pods.is_empty() => format!(
+            "it has no pods: check its replicas, and the namespace's events: kubectl get events -n {namespace}"
+        ),
+        TargetError::NoPod { pods, .. } => format!("its pods:\n{}", pods.join("\n")),
+        TargetError::NoContainer { containers, .. } => format!("its containers: {}", containers.join(", ")),
+        TargetError::NoSelector { .. } => "name one of its pods with --pod".to_owned(),
+        TargetError::Api(error) => return api_help(error),
+    })
+}
+
+fn api_help(error: &ApiError) -> Option<String> {
+    Some(match error {
+        ApiError::Unreachable(_) | ApiError::TooSlow { .. } => {
+            "check that the cluster runs and the network (VPN) to it: kubectl version".to_owned()
+        }
+        ApiError::Unauthorized(_) => {
+            "log in again with your cluster's own tool, then: kubectl auth whoami".to_owned()
+        }
+        ApiError::Forbidden { verb, resource, namespace, .. } => format!(
+            "ask an administrator for a role with the verb `{verb}` on `{resource}` in namespace `{namespace}` \
+             (tp's README lists all that tp needs); check: kubectl auth can-i {verb} {resource} -n {namespace}"
+        ),
+        ApiError::NotFound { .. } => "it may have been deleted this moment; try again".to_owned(),
+        ApiError::Other { .. } => return None,
+    })
+}
+
+fn or_list(nearest: &[String], otherwise: &str) -> String {
+    if nearest.is_empty() { otherwise.to_owned() } else { format!("did you mean: {}?", nearest.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_env() {
+        assert_eq!(Failure::Command(CommandError::NotFound("x".into())).exit_code(), 127);
+        assert_eq!(Failure::NoCommand.exit_code(), 125);
+        assert_eq!(Failure::Interrupted(libc::SIGINT).exit_code(), 130);
+    }
+
+    #[test]
+    fn a_missing_permission_names_the_verb_the_resource_and_the_namespace() {
+        let failure = Failure::Session(SessionError::Api(ApiError::Forbidden {
+            verb: "patch",
+            resource: "pods/ephemeralcontainers",
+            namespace: "shop".into(),
+            source: Box::new(::kube::Error::TlsRequired),
+        }));
+        let help = help(&failure).unwrap();
+        assert!(help.contains("`patch` on `pods/ephemeralcontainers` in namespace `shop`"), "{help}");
+        assert_eq!(code(&failure), "tp::kube::forbidden");
+    }
+}

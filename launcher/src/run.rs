@@ -1,0 +1,253 @@
+//! `tp run`: puts the parts together around one command, and takes them apart again.
+//!
+//! The order is: what can fail without touching anything (the command, the files) comes first; then the pod; then
+//! the command. Everything made on the laptop lives in one private folder and is removed by whatever way this ends;
+//! a run that was killed leaves its folder to the next one, which sweeps it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::fcntl::{Flock, FlockArg};
+use tp_abi::env;
+use tracing::{debug, info};
+
+use crate::child::{self, Signals};
+use crate::cli;
+use crate::environment::{self, Environment};
+use crate::gate::{Gate, Parks};
+use crate::installed::Installed;
+use crate::kube::agent::Image;
+use crate::method;
+use crate::names::Names;
+use crate::pod::Pod;
+use crate::pod::proxy::ProxyPod;
+use crate::report::Failure;
+use crate::session::{self, Session};
+use crate::shim::{self, Answers, Listener};
+
+/// How long connections that the command closed last may take to be delivered.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Runs the command; gives its exit code.
+///
+/// # Errors
+/// Whatever keeps it from being started.
+pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure> {
+    let (program, arguments) = options.command.split_first().ok_or(Failure::NoCommand)?;
+    let path = method::find(program)?;
+    let installed = Installed::find()?;
+    let shim = installed.shim()?;
+    let folder = Folder::make()?;
+    let spinner = spinner();
+    let opened = tokio::select! {
+        opened = open(&options, &installed, &spinner) => opened,
+        signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
+    };
+    spinner.finish_and_clear();
+    let side = opened?;
+    if let Some(file) = &options.env_file {
+        side.environment
+            .write_dotenv(file)
+            .map_err(|source| Failure::EnvFile { path: file.clone(), source })?;
+    }
+    let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
+    let ports = gate.ports();
+    let names = Arc::new(Names::new(side.pod));
+    let listener = Listener::bind(folder.path()).map_err(Failure::Listener)?;
+    let socket = listener.path().to_owned();
+    let answers = Arc::new(Answers { gate: Arc::clone(&gate), names });
+    let server = tokio::spawn(shim::serve(listener, answers));
+
+    let mut command = Command::new(&path);
+    command.arg0(program).args(arguments);
+    command.envs(side.environment.iter());
+    command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
+    command.env(env::SOCKET, &socket).env(env::SHIM, &shim);
+    command.env(env::GATE, format!("{},{}", ports.0, ports.1));
+    info!(program = %path.display(), "started");
+    let ended = child::run(command, signals).await;
+    gate.drain(DRAIN_LIMIT).await;
+    server.abort();
+    drop(side.session);
+    let status = ended.map_err(|source| Failure::Start { path, source })?;
+    debug!(?status, "ended");
+    Ok(child::exit_code(status))
+}
+
+/// What a command is connected to.
+struct Side {
+    pod: Arc<dyn Pod>,
+    environment: Environment,
+    session: Option<Session>,
+}
+
+async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) -> Result<Side, Failure> {
+    if let Some(proxy) = &options.proxy {
+        spinner.set_message(format!("connecting to {proxy}"));
+        let pod = ProxyPod::connect(proxy.clone()).await?;
+        return Ok(Side { pod: Arc::new(pod), environment: Environment::default(), session: None });
+    }
+    let progress = |step: String| {
+        debug!(step, "progress");
+        spinner.set_message(step);
+    };
+    let session = session::open(session_options(&options.place, installed)?, &progress).await?;
+    let mut environment = Environment::from_environ(&session.environ);
+    environment.set(environment::POD, &session.agent.pod);
+    environment.set(environment::CONTAINER, &session.container);
+    Ok(Side { pod: Arc::new(session.pod.clone()), environment, session: Some(session) })
+}
+
+fn session_options(place: &cli::Place, installed: &Installed) -> Result<session::Options, Failure> {
+    let image = match &place.agent_image {
+        Some(reference) => Image::BuiltIn { reference: reference.clone() },
+        None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
+    };
+    Ok(session::Options {
+        context: place.context.clone(),
+        namespace: place.namespace.clone(),
+        workload: place.workload().ok_or(Failure::NoPlace)?,
+        container: place.container.clone(),
+        image,
+    })
+}
+
+/// `tp agent`: makes sure that there is one, and says how to use it.
+///
+/// # Errors
+/// If there is none.
+pub async fn agent(options: cli::Agent, signals: &mut Signals) -> Result<u8, Failure> {
+    let installed = Installed::find()?;
+    let spinner = spinner();
+    let progress = |step: String| spinner.set_message(step);
+    let opened = tokio::select! {
+        opened = session::open(session_options(&options.place, &installed)?, &progress) => opened,
+        signal = signals.interrupted() => return Err(Failure::Interrupted(signal)),
+    };
+    spinner.finish_and_clear();
+    let session = opened?;
+    let agent = &session.agent;
+    println!("pod        {}", agent.pod);
+    println!("container  {}", agent.container);
+    println!("port       {}", agent.port);
+    if options.show_token {
+        println!("token      {}", socks_proxy::link::hex(&agent.token));
+    }
+    println!();
+    println!("kubectl port-forward pod/{} 1080:{}", agent.pod, agent.port);
+    println!("curl --socks5-hostname tp:TOKEN@127.0.0.1:1080 http://SERVICE");
+    Ok(0)
+}
+
+/// Shown on a terminal only; nothing is drawn elsewhere.
+fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        spinner.set_style(style);
+    }
+    if !spinner.is_hidden() {
+        spinner.enable_steady_tick(Duration::from_millis(80));
+    }
+    spinner
+}
+
+/// Our shim in front of what the user preloads already.
+fn with_preload(shim: &Path, existing: Option<OsString>) -> OsString {
+    let mut preload = shim.as_os_str().to_owned();
+    if let Some(existing) = existing.filter(|existing| !existing.is_empty()) {
+        preload.push(OsStr::new(":"));
+        preload.push(existing);
+    }
+    preload
+}
+
+/// A folder that only this user can enter, gone when this is dropped.
+struct Folder {
+    folder: tempfile::TempDir,
+    _lock: Flock<std::fs::File>,
+}
+
+const FOLDER_PREFIX: &str = "run-";
+const LOCK: &str = "lock";
+
+impl Folder {
+    fn make() -> Result<Self, Failure> {
+        let parent = parent_folder();
+        let make = || -> io::Result<Self> {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
+            let metadata = std::fs::symlink_metadata(&parent)?;
+            if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+                return Err(io::Error::other("it belongs to somebody else or others can enter it"));
+            }
+            sweep(&parent);
+            let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir_in(&parent)?;
+            let lock = std::fs::File::create(folder.path().join(LOCK))?;
+            let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            Ok(Self { folder, _lock: lock })
+        };
+        make().map_err(|source| Failure::Folder { path: parent.clone(), source })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// `XDG_RUNTIME_DIR` where there is one. The path must stay short: a socket's may have 107 bytes (unix(7)).
+fn parent_folder() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime
+        .filter(|path| path.is_absolute() && path.is_dir() && path.as_os_str().len() < 64)
+        .map(|path| path.join("tp"))
+        .unwrap_or_else(|| PathBuf::from(format!("/tmp/tp-{}", nix::unistd::geteuid())))
+}
+
+/// Removes the folders of runs that were killed: nobody holds their locks any more.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(FOLDER_PREFIX.as_bytes()) {
+            continue;
+        }
+        // A folder without a lock file is being made right now.
+        let Ok(lock) = std::fs::File::open(entry.path().join(LOCK)) else { continue };
+        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
+            let removed = std::fs::remove_dir_all(entry.path());
+            debug!(folder = %entry.path().display(), ?removed, "swept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_own_preload_is_kept() {
+        let shim = Path::new("/lib/tp/libtp_shim.so");
+        assert_eq!(with_preload(shim, None), "/lib/tp/libtp_shim.so");
+        assert_eq!(with_preload(shim, Some("".into())), "/lib/tp/libtp_shim.so");
+        assert_eq!(with_preload(shim, Some("/x.so".into())), "/lib/tp/libtp_shim.so:/x.so");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_swept_and_what_runs_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let [dead, alive] = ["run-dead", "run-alive"].map(|name| parent.path().join(name));
+        for folder in [&dead, &alive] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join(LOCK), "").unwrap();
+        }
+        let lock = std::fs::File::open(alive.join(LOCK)).unwrap();
+        let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno).unwrap();
+        sweep(parent.path());
+        assert!(!dead.exists());
+        assert!(alive.exists());
+    }
+}

@@ -1,0 +1,251 @@
+//! One session: the pod, its agent, and the link that is kept up for as long as the program runs.
+//!
+//! # Theory of operation
+//! Opening it finds the pod, finds or makes the agent, opens the port-forward, and asks for the environment in the
+//! same flight as the link's hello: with a lingering agent that is three requests to the API server and one round
+//! trip to the pod. When the link is lost later (a laptop that slept, a pod that was replaced), open connections end
+//! with an error, new ones wait for a while, and the same steps are taken again.
+//!
+//! Nothing here needs undoing: the only thing made is the agent's container, and that ends by itself (see
+//! [`agent`](crate::kube::agent)). Dropping a session ends its link.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use socks_proxy::link::{self, LinkError};
+use socks_proxy::mux::{self, Opener};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError};
+use crate::kube::target::{self, Target, TargetError, Workload};
+use crate::kube::{ApiError, Cluster, ConfigError, forward};
+use crate::pod::agent::{AgentPod, environ};
+
+/// How long the first answer over a new link may take.
+const LINK_LIMIT: Duration = Duration::from_secs(8);
+/// Waits between tries to restore a link: from the first, doubled, to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What a session is to be opened to.
+pub struct Options {
+    /// The kubeconfig's context.
+    pub context: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// The workload.
+    pub workload: Workload,
+    /// The container in its pod.
+    pub container: Option<String>,
+    /// Where the agent's program comes from.
+    pub image: Image,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No cluster.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No pod.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// No agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// No port-forward.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// No secret to make tokens of.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The agent does not know us.
+    #[error("the agent `{container}` in pod `{pod}` refused the token")]
+    Refused {
+        /// The pod.
+        pod: String,
+        /// The agent's container.
+        container: String,
+    },
+    /// No answer over the link.
+    #[error("the agent `{container}` in pod `{pod}` cannot be talked to")]
+    Link {
+        /// The pod.
+        pod: String,
+        /// The agent's container.
+        container: String,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a session is doing while it is opened, for whoever waits.
+pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// An open session.
+pub struct Session {
+    /// The pod that dials and resolves.
+    pub pod: AgentPod,
+    /// Where the agent is.
+    pub agent: Agent,
+    /// The container that the program stands for.
+    pub container: String,
+    /// The environment as the kubelet resolved it for the agent.
+    pub environ: Vec<u8>,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Opens a session.
+///
+/// # Errors
+/// If there is none to be had. Nothing but an idle agent is left behind then.
+pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, SessionError> {
+    let cluster = Cluster::connect(options.context.as_deref(), options.namespace.as_deref()).await?;
+    let secret = match Secret::load() {
+        Ok(secret) => secret,
+        Err(error) => {
+            warn!(%error, "the agent of this run will not be found by the next one");
+            Secret::passing()?
+        }
+    };
+    let maker = Maker { cluster, secret, options };
+    let made = maker.make(progress).await?;
+    let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
+    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx));
+    Ok(Session {
+        pod: AgentPod::new(opener_rx),
+        agent: made.agent,
+        container: made.container,
+        environ: made.up.environ,
+        keeper,
+    })
+}
+
+struct Maker {
+    cluster: Cluster,
+    secret: Secret,
+    options: Options,
+}
+
+struct Made {
+    agent: Agent,
+    container: String,
+    up: Up,
+}
+
+struct Up {
+    opener: Opener,
+    driver: JoinHandle<io::Result<()>>,
+    environ: Vec<u8>,
+}
+
+impl Maker {
+    async fn make(&self, progress: Progress<'_>) -> Result<Made, SessionError> {
+        let wanted = self.options.container.as_deref();
+        progress(format!("looking for {}", self.options.workload));
+        // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.
+        let prefer = |pod: &_| u8::from(self.lingering(pod, wanted).is_some());
+        let target = target::find(&self.cluster, &self.options.workload, wanted, prefer).await?;
+        if let Some(agent) = agent::running(&self.secret, &target.pod, &target.container) {
+            progress(format!("connecting to pod {}", agent.pod));
+            match self.link(&agent).await {
+                Ok(up) => {
+                    info!(pod = agent.pod, container = agent.container, "agent found");
+                    return Ok(Made { agent, container: target.container, up });
+                }
+                Err(error @ (SessionError::Api(_) | SessionError::Refused { .. })) => return Err(error),
+                // It may have ended its linger this moment: the pod's status is a second late.
+                Err(error) => info!(%error, "the lingering agent does not answer; making a new one"),
+            }
+        }
+        progress(format!("starting the agent in pod {}", target.pod_name()));
+        self.make_new(target, progress).await
+    }
+
+    async fn make_new(&self, target: Target, progress: Progress<'_>) -> Result<Made, SessionError> {
+        let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image).await?;
+        progress(format!("connecting to pod {}", agent.pod));
+        let up = self.link(&agent).await?;
+        Ok(Made { agent, container: target.container, up })
+    }
+
+    fn lingering(&self, pod: &k8s_openapi::api::core::v1::Pod, container: Option<&str>) -> Option<Agent> {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers
+            .filter(|known| container.is_none_or(|wanted| wanted == known.name))
+            .find_map(|known| agent::running(&self.secret, pod, &known.name))
+    }
+
+    /// Opens the link to an agent and asks for its environment, which is the proof that all of it works.
+    async fn link(&self, agent: &Agent) -> Result<Up, SessionError> {
+        let forward = forward::open(&self.cluster, &agent.pod, agent.port).await?;
+        let (opener, driver) = mux::client(link::connect(forward, &agent.token));
+        let mut driver = tokio::spawn(driver);
+        let asked = tokio::time::timeout(LINK_LIMIT, environ(&opener)).await;
+        let error = match asked {
+            Ok(Ok(environ)) => return Ok(Up { opener, driver, environ }),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
+        };
+        // The stream's error says that the link ended; the link's own says why.
+        let of_link = tokio::time::timeout(Duration::from_millis(100), &mut driver).await;
+        driver.abort();
+        let error = match of_link {
+            Ok(Ok(Err(error))) => error,
+            _ => error,
+        };
+        let (pod, container) = (agent.pod.clone(), agent.container.clone());
+        let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<LinkError>());
+        Err(match refused {
+            Some(LinkError::Refused) => SessionError::Refused { pod, container },
+            _ => SessionError::Link { pod, container, source: error },
+        })
+    }
+}
+
+/// Restores the link whenever it is lost.
+async fn keep(
+    maker: Maker,
+    mut driver: JoinHandle<io::Result<()>>,
+    opener_tx: watch::Sender<Option<Opener>>,
+) {
+    loop {
+        let ended = (&mut driver).await;
+        opener_tx.send_replace(None);
+        let reason = match ended {
+            Ok(Ok(())) => "the port-forward was closed".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("tp: the link to the pod was lost ({reason}); restoring it");
+        warn!(reason, "link lost");
+        let up = retry(|| maker.make(&|step| debug!(step, "restoring"))).await;
+        eprintln!("tp: the link is back, to pod {}", up.agent.pod);
+        driver = up.up.driver;
+        opener_tx.send_replace(Some(up.up.opener));
+    }
+}
+
+async fn retry<F>(mut make: impl FnMut() -> F) -> Made
+where
+    F: Future<Output = Result<Made, SessionError>>,
+{
+    let mut wait = RETRY.0;
+    loop {
+        match make().await {
+            Ok(made) => return made,
+            Err(error) => warn!(%error, "cannot restore the link yet"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
+    }
+}

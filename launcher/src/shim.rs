@@ -1,0 +1,200 @@
+//! Answers the shims' questions.
+//!
+//! Each question is one connection of one message each way ([`tp_abi::wire`]): a shim keeps no descriptor that its
+//! program could close or inherit. The listener is a socket file in a folder that only this user can enter, and the
+//! kernel names the peer's user besides (`SO_PEERCRED`): another user's question is not read.
+//!
+//! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+use tp_abi::errno::{code, eai};
+use tp_abi::wire::{
+    ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question,
+    WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
+};
+use tracing::{debug, warn};
+
+use crate::gate::{Gate, unmapped};
+use crate::method;
+use crate::names::Names;
+use crate::pod::Want;
+use crate::sys;
+
+/// A shim sends its question at once; a peer that does not is no shim.
+const QUESTION_LIMIT: Duration = Duration::from_secs(5);
+/// Questions answered at one time; further ones wait in the socket's backlog.
+const AT_ONCE: usize = 4096;
+
+/// Where the shims ask.
+pub struct Listener {
+    fd: AsyncFd<OwnedFd>,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens on a socket file in `folder`, which must be this user's alone. Needs a runtime.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn bind(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("shim");
+        let fd = sys::watch(sys::socket::listen_seqpacket(&path)?, Interest::READABLE)?;
+        Ok(Self { fd, path })
+    }
+
+    /// The path for the shim ([`tp_abi::env::SOCKET`]).
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn accept(&self) -> io::Result<OwnedFd> {
+        self.fd.async_io(Interest::READABLE, |fd| sys::socket::accept(fd.as_raw_fd())).await
+    }
+}
+
+/// Those who know the answers.
+pub struct Answers {
+    /// Connects.
+    pub gate: Arc<Gate>,
+    /// Lookups.
+    pub names: Arc<Names>,
+}
+
+/// Answers questions until it is dropped.
+pub async fn serve(listener: Listener, answers: Arc<Answers>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(connection) => {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move {
+                    if let Err(error) = converse(connection, &answers).await {
+                        debug!(%error, "a shim's question was not answered");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: those in use come back as connections close.
+                warn!(%error, "cannot take a shim's question");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
+    let peer = sys::socket::peer(&connection)?;
+    if peer.uid != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(format!("process {} is of another user ({})", peer.pid, peer.uid)));
+    }
+    let connection = sys::watch(connection, Interest::READABLE | Interest::WRITABLE)?;
+    let mut message = [0; MESSAGE_MAX];
+    let receive =
+        connection.async_io(Interest::READABLE, |fd| sys::socket::receive(fd.as_raw_fd(), &mut message));
+    let (length, attached) = tokio::time::timeout(QUESTION_LIMIT, receive)
+        .await
+        .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let bytes = message.get(..length).unwrap_or_default();
+    let question = Question::decode(bytes)
+        .ok_or_else(|| io::Error::other(format!("process {} sent no question of ours", peer.pid)))?;
+    debug!(pid = peer.pid, ?question, "asked");
+    let mut reply = [0; MESSAGE_MAX];
+    let length = answer(question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
+    let reply = reply.get(..length).unwrap_or_default();
+    connection
+        .async_io(Interest::WRITABLE, |fd| {
+            let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+            Ok(nix::sys::socket::send(fd.as_raw_fd(), reply, flags)?)
+        })
+        .await
+        .map(drop)
+}
+
+/// Encodes the answer into `reply` and gives its length; [`None`] if there is none that fits.
+async fn answer(
+    question: Question<'_>,
+    attached: Option<OwnedFd>,
+    answers: &Answers,
+    reply: &mut [u8],
+) -> Option<usize> {
+    let answer = match question {
+        Question::Connect { cookie, asked, v6_socket } => {
+            let opened = match attached {
+                Some(socket) => answers.gate.open(cookie, socket, from_wire(asked), v6_socket),
+                None => Err(code::EACCES),
+            };
+            opened.map_or_else(Answer::Errno, |parked| Answer::Park(to_wire(parked)))
+        }
+        Question::Peer { cookie } => {
+            answers.gate.asked(cookie).map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
+        }
+        Question::Why { cookie } => answers.gate.failure(cookie).map_or(Answer::Pass, Answer::Errno),
+        Question::Lookup { want, name } => return lookup(&answers.names, want, name, reply).await,
+        Question::Reverse { address } => {
+            return match answers.names.reverse(from_wire(address).ip()).await {
+                Ok(name) if name.len() <= NAME_MAX => Answer::Name(name.as_bytes()).encode(reply),
+                Ok(_too_long) => Answer::Failed(eai::FAIL).encode(reply),
+                Err(error) => Answer::Failed(error.eai).encode(reply),
+            };
+        }
+        Question::Exec => match attached.map(method::classify_descriptor) {
+            Some(Err(refusal)) => {
+                eprintln!("tp: not started: {refusal}");
+                Answer::Errno(code::EPERM)
+            }
+            Some(Ok(())) => Answer::Pass,
+            None => Answer::Errno(code::EPERM),
+        },
+    };
+    answer.encode(reply)
+}
+
+async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Option<usize> {
+    let Ok(name) = std::str::from_utf8(name) else { return Answer::Failed(eai::NONAME).encode(reply) };
+    let want =
+        Want { v4: want & WANT_V4 != 0, v6: want & WANT_V6 != 0, configured: want & WANT_CONFIGURED != 0 };
+    match &*names.lookup(name, want).await {
+        Ok(found) => {
+            let mut list = [0; ADDRESSES_MAX * ADDRESS_LEN];
+            let mut end = 0;
+            for ip in found.addresses.iter().take(ADDRESSES_MAX) {
+                end = put_address(&mut list, end, to_wire(SocketAddr::new(*ip, 0)))?;
+            }
+            let canonical = found.canonical.as_bytes();
+            let canonical = if canonical.len() <= NAME_MAX { canonical } else { name.as_bytes() };
+            Answer::Addresses { canonical, addresses: AddressList::new(list.get(..end)?) }.encode(reply)
+        }
+        Err(error) => {
+            debug!(name, %error, "lookup failed");
+            Answer::Failed(error.eai).encode(reply)
+        }
+    }
+}
+
+fn from_wire(address: Address) -> SocketAddr {
+    match address.ip {
+        Ip::V4(bytes) => SocketAddr::new(IpAddr::V4(Ipv4Addr::from(bytes)), address.port),
+        Ip::V6(bytes) => {
+            unmapped(SocketAddrV6::new(Ipv6Addr::from(bytes), address.port, 0, address.scope).into())
+        }
+    }
+}
+
+fn to_wire(address: SocketAddr) -> Address {
+    match address {
+        SocketAddr::V4(v4) => Address { ip: Ip::V4(v4.ip().octets()), port: v4.port(), scope: 0 },
+        SocketAddr::V6(v6) => Address { ip: Ip::V6(v6.ip().octets()), port: v6.port(), scope: v6.scope_id() },
+    }
+}

@@ -1,0 +1,180 @@
+//! Socket calls of the gate and of the shim's listener.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    listen, recvmsg, socket,
+};
+use socket2::SockAddr;
+
+/// States of a TCP socket that the gate tells apart (include/net/tcp_states.h, reported by `TCP_INFO`, tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpState {
+    /// A SYN was sent and nothing came back: the app waits at the park.
+    SynSent,
+    /// Neither connected nor on the way.
+    Closed,
+    /// Any other state.
+    Other(u8),
+}
+
+const TCP_SYN_SENT: u8 = 2;
+const TCP_CLOSE: u8 = 7;
+
+/// The state of a TCP socket.
+///
+/// # Errors
+/// Those of getsockopt(2); `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP.
+pub fn tcp_state(socket: &impl AsFd) -> io::Result<TcpState> {
+    // Only the first byte of struct tcp_info is wanted, and the kernel copies as much as is asked for.
+    let state: u8 = get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(match state {
+        TCP_SYN_SENT => TcpState::SynSent,
+        TCP_CLOSE => TcpState::Closed,
+        other => TcpState::Other(other),
+    })
+}
+
+/// Makes the kernel drop every packet to this socket whose TTL (IPv4) or hop limit (IPv6) is under 255: those of
+/// loopback start at 64, so a listener with this set never answers a SYN (ip(7) `IP_MINTTL`, ipv6(7)).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn drop_all_packets(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    const IPV6_MINHOPCOUNT: libc::c_int = 73;
+    if v6 {
+        set_option(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255)
+    } else {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MINTTL, 255)
+    }
+}
+
+/// Takes a socket back to "not connected" and wakes whoever waits for it with an error (connect(2), `AF_UNSPEC`).
+///
+/// # Errors
+/// Those of connect(2).
+pub fn disconnect(socket: &impl AsFd) -> io::Result<()> {
+    // SAFETY: sockaddr is plain data for which all zeroes is a value; AF_UNSPEC is 0.
+    let unspecified: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the pointer is to a sockaddr of `length` bytes that outlives the call; the descriptor is borrowed.
+    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const unspecified, length) }).map(drop)
+}
+
+/// connect(2) as it is, on somebody else's socket: blocking or not as that socket says.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn connect(socket: &impl AsFd, to: SocketAddr) -> io::Result<()> {
+    let to = SockAddr::from(to);
+    // SAFETY: SockAddr gives a pointer to an address of `len()` bytes that outlives the call.
+    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), to.as_ptr().cast(), to.len()) }).map(drop)
+}
+
+/// Whether the open file description has `O_NONBLOCK`.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn is_non_blocking(socket: &impl AsFd) -> io::Result<bool> {
+    // SAFETY: F_GETFL takes no pointer; the descriptor is borrowed.
+    let flags = check(unsafe { libc::fcntl(socket.as_fd().as_raw_fd(), libc::F_GETFL) })?;
+    Ok(flags & libc::O_NONBLOCK != 0)
+}
+
+/// The kernel's own number for a socket, unique for the life of the system and the same for every descriptor of it
+/// (`SO_COOKIE`, socket(7)).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn cookie(socket: &impl AsFd) -> io::Result<u64> {
+    get_option(socket, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// The process and user at the other end of an `AF_UNIX` connection, as they were at connect time (`SO_PEERCRED`).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn peer(socket: &impl AsFd) -> io::Result<libc::ucred> {
+    get_option(socket, libc::SOL_SOCKET, libc::SO_PEERCRED)
+}
+
+/// A listening `AF_UNIX` `SOCK_SEQPACKET` socket at `path`.
+///
+/// # Errors
+/// Those of socket(2), bind(2) and listen(2); `ENAMETOOLONG` for a path over 107 bytes (unix(7)).
+pub fn listen_seqpacket(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&fd, Backlog::MAXCONN)?;
+    Ok(fd)
+}
+
+/// Accepts one connection, non-blocking and close-on-exec.
+///
+/// # Errors
+/// Those of accept(2).
+pub fn accept(listener: RawFd) -> io::Result<OwnedFd> {
+    let fd = accept4(listener, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    // SAFETY: accept4 just returned this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives one message and the first descriptor that came with it; further ones are closed.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut control = nix::cmsg_space!([RawFd; 4]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket,
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+    )?;
+    let mut received = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = part {
+            // SAFETY: the kernel just installed these descriptors for us, each once; owning them closes the unused.
+            received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((message.bytes, received.into_iter().next()))
+}
+
+fn get_option<T: Copy>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+    // SAFETY: callers use T that is plain data (integers, ucred), for which all zeroes is a value.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is writable for `length` bytes, which is what the kernel is told.
+    check(unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
+    })?;
+    Ok(value)
+}
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` is readable for `length` bytes and outlives the call.
+    check(unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length)
+    })
+    .map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
