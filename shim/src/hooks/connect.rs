@@ -84,7 +84,8 @@ fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bo
         return 0;
     }
     let told = errno();
-    if !is_verdict(told) {
+    // EPIPE: the launcher took the socket back while this call waited (Linux since 6.7, `sk_disconnects`).
+    if !is_verdict(told) && told != libc::EPIPE {
         return result;
     }
     match why(config, cookie) {
