@@ -160,4 +160,32 @@ mod tests {
         assert_eq!(size_of::<Credentials>(), size_of::<libc::ucred>());
         assert_eq!(core::mem::offset_of!(Credentials, uid), core::mem::offset_of!(libc::ucred, uid));
     }
+
+    #[test]
+    fn the_numbers_of_the_shared_table_are_libcs() {
+        use tp_abi::errno::{code, eai, host};
+        for (ours, libcs) in [
+            (code::EPERM, libc::EPERM),
+            (code::EACCES, libc::EACCES),
+            (code::ENETDOWN, libc::ENETDOWN),
+            (code::ENETUNREACH, libc::ENETUNREACH),
+            (code::ECONNRESET, libc::ECONNRESET),
+            (code::ETIMEDOUT, libc::ETIMEDOUT),
+            (code::ECONNREFUSED, libc::ECONNREFUSED),
+            (code::EHOSTUNREACH, libc::EHOSTUNREACH),
+            (eai::NONAME, libc::EAI_NONAME),
+            (eai::AGAIN, libc::EAI_AGAIN),
+            (eai::FAIL, libc::EAI_FAIL),
+            (eai::NODATA, libc::EAI_NODATA),
+            (eai::MEMORY, libc::EAI_MEMORY),
+            // netdb.h; the libc crate has none of these.
+            (host::INTERNAL, -1),
+            (host::NOT_FOUND, 1),
+            (host::TRY_AGAIN, 2),
+            (host::NO_RECOVERY, 3),
+            (host::NO_DATA, 4),
+        ] {
+            assert_eq!(ours, libcs);
+        }
+    }
 }

@@ -229,6 +229,8 @@ impl FakeLauncher {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.envs(self.environment());
+        // Cargo's own, which is no part of what a user's program finds.
+        command.env_remove("LD_LIBRARY_PATH");
         command
     }
 
@@ -257,6 +259,24 @@ impl Drop for FakeLauncher {
     fn drop(&mut self) {
         self.die();
     }
+}
+
+/// Is the tool there that a case needs? A case that does not run says so; with the tool's name in `TP_REQUIRE` (a list
+/// separated by commas) it fails instead.
+#[must_use]
+pub fn has_tool(tool: &str) -> bool {
+    let there = Command::new(tool).arg("--version").output().is_ok();
+    if !there {
+        assert!(!required(tool), "TP_REQUIRE names {tool}, and it is not there");
+        eprintln!("not run: it needs {tool}");
+    }
+    there
+}
+
+/// Must the cases that need `what` run?
+#[must_use]
+pub fn required(what: &str) -> bool {
+    std::env::var("TP_REQUIRE").is_ok_and(|list| list.split(',').any(|entry| entry == what))
 }
 
 /// Runs a command that must succeed, and gives what it prints.

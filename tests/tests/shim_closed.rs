@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use tp_abi::errno::LAUNCHER_GONE;
-use tp_tests::fake_launcher::{FakeLauncher, Far, succeeded};
+use tp_tests::fake_launcher::{FakeLauncher, Far, required, succeeded};
 
 const POD: &str = "10.96.0.7:80";
 
@@ -75,8 +75,7 @@ c, _ = l.accept(); c.recv(4096)",
 #[test]
 fn a_launcher_of_another_user_is_not_asked() {
     if !nix::unistd::Uid::current().is_root() {
-        let required = std::env::var("TP_REQUIRE").is_ok_and(|required| required.contains("root"));
-        assert!(!required, "TP_REQUIRE=root, and this is not root");
+        assert!(!required("root"), "TP_REQUIRE=root, and this is not root");
         eprintln!("not run: two users need root");
         return;
     }

@@ -10,6 +10,7 @@ fn connects(launcher: &FakeLauncher) -> Vec<Asked> {
     launcher.asked().into_iter().filter(|asked| matches!(asked, Asked::Connect(..))).collect()
 }
 
+#[allow(clippy::unwrap_used, reason = "an address of the test's own")]
 fn connect_of(address: &str, v6_socket: bool) -> Asked {
     Asked::Connect(address.parse().unwrap(), v6_socket)
 }

@@ -1,0 +1,43 @@
+/* The functions of libc that the shim takes over: TP_HOOK(name, family, why).
+ *
+ * The shim exports these names and no other; a test compares this list with the shared object's symbols. Include
+ * this file with TP_HOOK defined.
+ *
+ * SPDX-License-Identifier: Apache-2.0 OR MIT
+ */
+#ifndef TP_HOOK
+#error "define TP_HOOK(name, family, why) before including tp_hooks.h"
+#endif
+
+TP_HOOK(connect, connect, "TCP goes by the gate; what is not carried is refused")
+TP_HOOK(__connect, connect, "the same function, as some libraries call it")
+
+TP_HOOK(sendto, send, "datagrams with an address are refused, TCP fast open goes by the gate")
+TP_HOOK(sendmsg, send, "as sendto")
+TP_HOOK(sendmmsg, send, "as sendto")
+
+TP_HOOK(getpeername, socket, "the address that was asked for, not the park's")
+TP_HOOK(getsockopt, socket, "SO_ERROR: the far end's errno")
+TP_HOOK(setsockopt, socket, "options with which a socket would not reach its park")
+
+TP_HOOK(getaddrinfo, addrinfo, "names are the pod's")
+TP_HOOK(getnameinfo, nameinfo, "names of addresses are the pod's")
+
+TP_HOOK(gethostbyname, hostent, "names are the pod's, in the older way")
+TP_HOOK(gethostbyname_r, hostent, "as gethostbyname")
+TP_HOOK(gethostbyname2, hostent, "as gethostbyname")
+TP_HOOK(gethostbyname2_r, hostent, "as gethostbyname")
+TP_HOOK(gethostbyaddr, hostent, "names of addresses, in the older way")
+TP_HOOK(gethostbyaddr_r, hostent, "as gethostbyaddr")
+
+TP_HOOK(execve, exec, "the child keeps the shim, or is not started")
+TP_HOOK(execv, exec, "as execve")
+TP_HOOK(execvp, exec, "as execve")
+TP_HOOK(execvpe, exec, "as execve")
+TP_HOOK(execveat, exec, "as execve")
+TP_HOOK(fexecve, exec, "as execve")
+TP_HOOK(execl, exec, "as execve")
+TP_HOOK(execlp, exec, "as execve")
+TP_HOOK(execle, exec, "as execve")
+TP_HOOK(posix_spawn, exec, "as execve; libc's own does not call it")
+TP_HOOK(posix_spawnp, exec, "as posix_spawn")

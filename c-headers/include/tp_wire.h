@@ -1,0 +1,77 @@
+/* The messages between the shim and the launcher, as src/wire.rs has them: a header, then a body by its kind, in
+ * the machine's own byte order. One question and one answer, each one datagram of an AF_UNIX SOCK_SEQPACKET socket.
+ *
+ * A test compiles this file and compares each value and offset with what src/wire.rs encodes.
+ *
+ * SPDX-License-Identifier: Apache-2.0 OR MIT
+ */
+#ifndef TP_WIRE_H
+#define TP_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TP_MAGIC UINT32_C(0x74700001) /* "tp", then the layout's version */
+#define TP_MESSAGE_MAX 4096
+#define TP_NAME_MAX 255
+#define TP_ADDRESSES_MAX 128
+
+/* Questions. */
+enum {
+  TP_CONNECT = 1, /* struct tp_connect, and the socket by SCM_RIGHTS */
+  TP_PEER = 2,    /* struct tp_cookie */
+  TP_WHY = 3,     /* struct tp_cookie */
+  TP_LOOKUP = 4,  /* one byte of TP_WANT_*, then the name without a NUL */
+  TP_REVERSE = 5, /* struct tp_address */
+  TP_EXEC = 6,    /* nothing, and the file by SCM_RIGHTS */
+};
+
+/* Answers. */
+enum {
+  TP_PASS = 0x80,      /* nothing */
+  TP_ERRNO = 0x81,     /* int32_t */
+  TP_PARK = 0x82,      /* struct tp_address */
+  TP_PEER_IS = 0x83,   /* struct tp_address */
+  TP_ADDRESSES = 0x84, /* one byte of length and the canonical name, then struct tp_address, any number */
+  TP_FAILED = 0x85,    /* int32_t, an EAI_* */
+  TP_NAME = 0x86,      /* the name without a NUL */
+};
+
+enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };
+
+struct tp_header {
+  uint32_t magic;
+  uint16_t kind;
+  uint16_t length; /* of the body */
+};
+_Static_assert(sizeof(struct tp_header) == 8, "header");
+_Static_assert(offsetof(struct tp_header, kind) == 4, "kind");
+_Static_assert(offsetof(struct tp_header, length) == 6, "length");
+
+/* Not aligned within a message: copy it out. */
+struct tp_address {
+  uint8_t family; /* 4 or 6 */
+  uint8_t reserved;
+  uint16_t port;
+  uint32_t scope;
+  uint8_t ip[16]; /* of IPv4 the first four */
+};
+_Static_assert(sizeof(struct tp_address) == 24, "address");
+_Static_assert(offsetof(struct tp_address, port) == 2, "port");
+_Static_assert(offsetof(struct tp_address, scope) == 4, "scope");
+_Static_assert(offsetof(struct tp_address, ip) == 8, "ip");
+
+struct tp_cookie {
+  uint64_t cookie; /* SO_COOKIE */
+};
+_Static_assert(sizeof(struct tp_cookie) == 8, "cookie");
+
+struct tp_connect {
+  uint64_t cookie;
+  struct tp_address asked;
+  uint8_t v6_socket; /* 0 or 1; the message ends after it */
+};
+_Static_assert(offsetof(struct tp_connect, asked) == 8, "asked");
+_Static_assert(offsetof(struct tp_connect, v6_socket) == 32, "v6_socket");
+
+#endif

@@ -1,0 +1,71 @@
+/* exec.c VARIANT FILE: starts FILE (of this program's own kind) by that function of libc, with an environment that was
+   emptied first. exec.c show ...: says what it was started with. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void show(int count, char **arguments) {
+  for (int i = 1; i < count; i++) printf("%s%s", i > 1 ? " " : "", arguments[i]);
+  for (char **at = environ; *at; at++) printf("\n%s", *at);
+  printf("\n");
+}
+
+static int wait_for(pid_t child) {
+  int status = -1;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 99;
+}
+
+int main(int count, char **arguments) {
+  const char *variant = arguments[1];
+  if (!strcmp(variant, "show")) return show(count, arguments), 0;
+  char *file = arguments[2], *child[] = {"exec", "show", "one", "two", NULL}, *wiped[] = {"A=1", NULL};
+  char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+  pid_t pid;
+  int error;
+  char *path = strdup(getenv("PATH"));
+  clearenv();
+  putenv("A=1");
+#define IS(name) (!strcmp(variant, name))
+  if (IS("execve")) execve(file, child, wiped);
+  if (IS("execve null")) execve(file, child, NULL);
+  if (IS("execv")) execv(file, child);
+  if (IS("execveat")) execveat(AT_FDCWD, file, child, wiped, 0);
+  if (IS("execveat fd")) execveat(open(file, O_PATH | O_CLOEXEC), "", child, wiped, AT_EMPTY_PATH);
+  if (IS("fexecve")) fexecve(open(file, O_RDONLY | O_CLOEXEC), child, wiped);
+  if (IS("execl")) execl(file, "exec", "show", "one", "two", NULL);
+  if (IS("execl short")) execl(file, "exec", "show", NULL);
+  if (IS("execl long"))
+    execl(file, "exec", "show", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", NULL);
+  if (IS("execle")) execle(file, "exec", "show", "one", "two", NULL, wiped);
+  if (IS("execle long"))
+    execle(file, "exec", "show", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", NULL, wiped);
+  if (IS("vfork")) {
+    if ((pid = vfork()) == 0) {
+      execve(file, child, wiped);
+      _exit(errno);
+    }
+    return wait_for(pid);
+  }
+  if (IS("posix_spawn")) {
+    error = posix_spawn(&pid, file, NULL, NULL, child, wiped);
+    return error ? error : wait_for(pid);
+  }
+  setenv("PATH", path, 1);
+  if (IS("execvp")) execvp(base, child);
+  if (IS("execvpe")) execvpe(base, child, wiped);
+  if (IS("execlp")) execlp(base, "exec", "show", "one", "two", NULL);
+  if (IS("posix_spawnp")) {
+    error = posix_spawnp(&pid, base, NULL, NULL, child, wiped);
+    return error ? error : wait_for(pid);
+  }
+  return errno;
+}

@@ -1,0 +1,139 @@
+//! Starting other programs under the shim: the child keeps it, whatever function starts it with whatever environment,
+//! and a program that the launcher forbids is not started.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use tp_abi::errno::code::EACCES;
+use tp_tests::fake_launcher::{Asked, FakeLauncher, Far, succeeded};
+
+const BY_PATH: &[&str] = &[
+    "execve",
+    "execve null",
+    "execv",
+    "execveat",
+    "execveat fd",
+    "fexecve",
+    "execl",
+    "execl short",
+    "execl long",
+    "execle",
+    "execle long",
+    "vfork",
+    "posix_spawn",
+];
+const BY_NAME: &[&str] = &["execvp", "execvpe", "execlp", "posix_spawnp"];
+
+/// `program` is `apps/exec.c`; it lies in the launcher's folder, which is in `PATH`.
+fn starting(launcher: &FakeLauncher, program: &Path, variant: &str, file: &Path) -> Command {
+    let mut command = launcher.command(program);
+    command.arg(variant).arg(file);
+    command.env("PATH", format!("/nowhere:{}:/usr/bin:/bin", launcher.folder().display()));
+    command
+}
+
+/// Steps: each function starts a program with an environment that was emptied; the arguments are what was given, the
+/// launcher's variables and the preload are there, the caller's own variable stays, and the launcher was asked.
+#[test]
+fn every_function_keeps_the_shim_in_an_emptied_environment() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    let expected: BTreeSet<String> =
+        launcher.environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    for variant in BY_PATH.iter().chain(BY_NAME) {
+        let said = succeeded(&mut starting(&launcher, &program, variant, &program));
+        let mut lines = said.lines();
+        let arguments = match *variant {
+            "execl short" => "show",
+            "execl long" | "execle long" => "show 2 3 4 5 6 7 8 9 10 11 12 13 14",
+            _ => "show one two",
+        };
+        assert_eq!(lines.next(), Some(arguments), "{variant}");
+        let environment: BTreeSet<String> = lines.map(str::to_owned).collect();
+        let missing: Vec<_> = expected.difference(&environment).collect();
+        assert!(missing.is_empty(), "{variant}: {missing:?} not in {environment:?}");
+        let kept = environment.contains("A=1") || *variant == "execve null";
+        assert!(kept, "{variant}: the program's own variable is gone from {environment:?}");
+    }
+    let asked = vec![Asked::Exec(program); BY_PATH.len() + BY_NAME.len()];
+    assert_eq!(launcher.asked(), asked);
+}
+
+/// Steps: the launcher forbids a program; each function fails with its errno and nothing is started.
+#[test]
+fn a_forbidden_program_is_not_started() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    launcher.forbid(&program, EACCES);
+    for variant in BY_PATH.iter().chain(BY_NAME) {
+        let output = starting(&launcher, &program, variant, &program).output().unwrap();
+        assert_eq!(output.status.code(), Some(EACCES), "{variant}");
+        assert_eq!(output.stdout, b"", "{variant}");
+    }
+}
+
+/// Steps: what libc itself says of a file that is not there, is not executable, or is a script without `#!`, stays.
+#[test]
+fn a_start_fails_and_falls_back_as_without_the_shim() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    let script = launcher.folder().join("tp-script");
+    std::fs::write(&script, "echo script $1\n").unwrap();
+    for variant in
+        BY_PATH.iter().chain(BY_NAME).filter(|variant| !variant.ends_with("fd") && **variant != "fexecve")
+    {
+        let missing = starting(&launcher, &program, variant, Path::new("/nowhere/at-all")).output().unwrap();
+        assert_eq!(missing.status.code(), Some(2), "{variant}");
+        let plain = starting(&launcher, &program, variant, &script).output().unwrap();
+        assert_eq!(plain.status.code(), Some(13), "{variant}");
+    }
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for variant in ["execvp", "execlp"] {
+        assert_eq!(
+            succeeded(&mut starting(&launcher, &program, variant, &script)),
+            "script show\n",
+            "{variant}"
+        );
+    }
+}
+
+/// Steps: an environment of thousands of variables, and a user's own preload, come through whole.
+#[test]
+fn a_large_environment_and_a_users_preload_come_through() {
+    let launcher = FakeLauncher::start();
+    let said = launcher.python(
+        "import subprocess
+env = {'V%d' % i: 'x' * 50 for i in range(3000)} | {'LD_PRELOAD': 'libm.so.6'}
+out = subprocess.run(['/usr/bin/env'], env=env, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+print(sum(line.startswith('V') for line in out), [line.split(':')[1] for line in out if line.startswith('LD_PRELOAD=')])",
+    );
+    assert_eq!(said, "3000 ['libm.so.6']\n");
+}
+
+/// Steps: a chain of real programs, of which one empties the environment and one closes all descriptors; the last
+/// reaches the pod by its name.
+#[test]
+fn a_chain_of_programs_still_reaches_the_pod() {
+    let launcher = FakeLauncher::start();
+    launcher.far("10.96.0.7:80", Far::Http("from the pod")).name("backend", "", &["10.96.0.7"]);
+    let chain = "env -i bash -c 'curl -sS http://backend/ | cat'";
+    assert_eq!(succeeded(launcher.command("bash").args(["-c", chain])), "from the pod");
+    let said = launcher.python(
+        "import subprocess, os
+os.closerange(3, 100)
+print(subprocess.run(['curl', '-sS', 'http://backend/'], env={}, close_fds=True, stdout=subprocess.PIPE, text=True).stdout)
+print(os.popen('curl -sS http://backend/').read())
+os.posix_spawn('/usr/bin/curl', ['curl', '-sS', 'http://backend/'], {}); os.wait()",
+    );
+    assert_eq!(said.matches("from the pod").count(), 3, "{said}");
+}
+
+/// Steps: the launcher is gone; a program still starts, and fails closed by itself.
+#[test]
+fn without_a_launcher_programs_start_and_fail_closed() {
+    let mut launcher = FakeLauncher::start();
+    launcher.die();
+    let output =
+        launcher.command("bash").args(["-c", "curl -sS http://10.96.0.7/; echo $?"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "7\n");
+}
