@@ -10,6 +10,7 @@ pub(crate) mod connect;
 pub(crate) mod exec;
 pub(crate) mod hostent;
 pub(crate) mod nameinfo;
+pub(crate) mod resolv;
 pub(crate) mod send;
 pub(crate) mod socket;
 
@@ -29,4 +30,14 @@ pub(crate) fn errno() -> c_int {
 pub(crate) fn set_errno(errno: c_int) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno }
+}
+
+/// Sets the thread's `h_errno` (netdb.h).
+pub(crate) fn set_h_errno(h_errno: c_int) {
+    unsafe extern "C" {
+        /// Where the thread's `h_errno` is.
+        fn __h_errno_location() -> *mut c_int;
+    }
+    // SAFETY: libc gives a valid place for as long as the thread lives.
+    unsafe { *__h_errno_location() = h_errno }
 }

@@ -137,6 +137,38 @@ originals! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         arguments: Strings, environment: Strings,
     ) -> c_int, or libc::ENOSYS;
+    /// resolver(3).
+    fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_nquery(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_nquery(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_nsearch(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_nsearch(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_querydomain(name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_nquerydomain(state: *mut c_void, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_querydomain(name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_nquerydomain(state: *mut c_void, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_send(question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn res_nsend(state: *mut c_void, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_send(question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// resolver(3).
+    fn __res_nsend(state: *mut c_void, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// `<nss.h>`: replaces a line of nsswitch.conf(5) for this process.
     fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int, or -1;
 }

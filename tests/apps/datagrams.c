@@ -3,6 +3,9 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <resolv.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +64,18 @@ int main(void) {
   CHECK(connect(out, (void *)&here, sizeof here) == 0);
   errno = 77;
   CHECK(send(out, "x", 1, 0) == 1 && read(in, got, 8) == 1 && errno == 77);
+
+  /* libc's own resolver, whose packets no other hook sees. */
+  unsigned char answer[512], question[512];
+  CHECK(res_query("backend", 1, 1, answer, 512) == -1 && h_errno == TRY_AGAIN);
+  CHECK(res_search("backend", 1, 1, answer, 512) == -1 && h_errno == TRY_AGAIN);
+  CHECK(res_querydomain("backend", "default", 1, 1, answer, 512) == -1 && h_errno == TRY_AGAIN);
+  int size = res_mkquery(0, "backend", 1, 1, NULL, 0, NULL, question, 512);
+  CHECK(size > 0 && res_send(question, size, answer, 512) == -1 && errno == ENETUNREACH);
+  struct __res_state state = {0};
+  CHECK(res_ninit(&state) == 0 && res_nquery(&state, "backend", 1, 1, answer, 512) == -1 && h_errno == TRY_AGAIN);
+  CHECK(res_nsend(&state, question, size, answer, 512) == -1 && errno == ENETUNREACH);
+  res_nclose(&state);
   puts("ok");
   return 0;
 }

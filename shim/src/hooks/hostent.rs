@@ -5,7 +5,7 @@
 
 use super::addrinfo::{Outcome, lookup, loopback, whose};
 use super::nameinfo::{NameRoom, Named, reverse};
-use super::{errno, set_errno};
+use super::{errno, set_errno, set_h_errno};
 use crate::config::{self, Config};
 use crate::hostent::{Host, lay_out};
 use crate::name::Whose;
@@ -23,8 +23,6 @@ unsafe extern "C" {
     fn inet_aton(text: *const c_char, address: *mut libc::in_addr) -> c_int;
     /// inet_pton(3).
     fn inet_pton(family: c_int, text: *const c_char, address: *mut c_void) -> c_int;
-    /// The thread's `h_errno` (netdb.h).
-    fn __h_errno_location() -> *mut c_int;
 }
 
 /// Why a buffer does not hold a host.
@@ -273,8 +271,7 @@ unsafe fn in_static(
         Err(Trouble::TooSmall) => host::NO_RECOVERY,
         Err(Trouble::Host(h_errno)) => h_errno,
     };
-    // SAFETY: libc gives a valid place for as long as the thread lives.
-    unsafe { *__h_errno_location() = h_errno };
+    set_h_errno(h_errno);
     ptr::null_mut()
 }
 
