@@ -3,11 +3,8 @@
 //! The only place that prints an error. Hints come from the kind of a failure, never from its text. One exception is
 //! read closely: what the API server itself says is shown, not judged.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
-
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use crate::gate::ParkError;
 use crate::kube::agent::{AgentError, SecretError};
@@ -121,24 +118,29 @@ impl Failure {
         if matches!(self, Failure::Interrupted(_)) {
             return;
         }
-        let mut text = String::new();
-        let fancy = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-        let theme = if fancy { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
-        match handler.render_report(&mut text, self) {
-            Ok(()) => eprint!("tp: {}", text.trim_start()),
-            Err(fmt::Error) => eprintln!("tp: {self}"),
+        eprint!("{}", self.text());
+    }
+
+    /// What happened in one line, then why, then what to do next.
+    fn text(&self) -> String {
+        let mut text = format!("tp: {self} [{}]\n", code(self));
+        let mut said = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let words = error.to_string();
+            // Many errors repeat their source in their own words.
+            if !said.contains(&words) {
+                text.push_str(&format!("  because: {words}\n"));
+                said.push_str(&words);
+            }
+            cause = error.source();
         }
-    }
-}
-
-impl Diagnostic for Failure {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(code(self)))
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        help(self).map(|text| Box::new(text) as Box<dyn fmt::Display>)
+        for (at, line) in help(self).iter().flat_map(|help| help.lines()).enumerate() {
+            text.push_str(if at == 0 { "  help: " } else { "        " });
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
     }
 }
 
@@ -315,6 +317,17 @@ mod tests {
         assert_eq!(Failure::Command(CommandError::NotFound("x".into())).exit_code(), 127);
         assert_eq!(Failure::NoCommand.exit_code(), 125);
         assert_eq!(Failure::Interrupted(libc::SIGINT).exit_code(), 130);
+    }
+
+    #[test]
+    fn what_is_printed_says_what_why_and_what_next() {
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = Failure::EnvFile { path: "/x".into(), source }.text();
+        assert_eq!(
+            text,
+            "tp: the environment could not be written to /x [tp::file]\n  because: permission denied\n  \
+             help: name a file in a folder that you can write to\n"
+        );
     }
 
     #[test]
