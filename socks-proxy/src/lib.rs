@@ -6,7 +6,19 @@
 //! agent proper is behind the feature `agent`.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "agent")]
+pub mod datagrams;
+#[cfg(feature = "agent")]
+pub mod dial;
+#[cfg(feature = "agent")]
+pub mod limits;
 pub mod link;
 pub mod mux;
 pub mod proto;
 pub mod relay;
+#[cfg(feature = "agent")]
+pub mod resolve;
+#[cfg(feature = "agent")]
+pub mod serve;

@@ -15,6 +15,9 @@ pub const LOOKUP_AAAA: u16 = 2;
 /// Bit of a LOOKUP's port: only families that the pod has an address of (`AI_ADDRCONFIG` of getaddrinfo(3)).
 pub const LOOKUP_CONFIGURED: u16 = 4;
 
+/// Bit of a DNS request's port: ask the nameservers over TCP from the start.
+pub const DNS_OVER_TCP: u16 = 1;
+
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {

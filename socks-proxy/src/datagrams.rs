@@ -1,0 +1,229 @@
+//! One UDP flow in a byte stream: each datagram with its length (16 bits, big-endian) in front.
+//!
+//! SOCKS5's own UDP ASSOCIATE needs UDP between client and proxy, and a port-forward carries TCP only. The socket
+//! is connected, so the kernel tells of a closed port (ICMP) as an error, and only the destination's datagrams come
+//! in. Datagrams keep their borders; like UDP, the flow makes no promise about those that the network drops.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep_until};
+
+use crate::dial::code;
+use crate::limits::DATAGRAMS_IDLE;
+use crate::proto::{DATAGRAM_ERROR, DATAGRAM_MAX};
+
+/// Datagrams moved from the network before the stream's side gets its turn.
+const IN_A_ROW: usize = 32;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A socket connected to the first of `addresses` that takes it.
+///
+/// # Errors
+/// The last address' reason as a reply code.
+pub async fn connect(addresses: &[SocketAddr]) -> Result<UdpSocket, u8> {
+    let mut failed = tp_abi::errno::reply::HOST_UNREACHABLE;
+    for address in addresses {
+        match connect_one(*address).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = code(&error),
+        }
+    }
+    Err(failed)
+}
+
+async fn connect_one(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
+/// Carries datagrams both ways until the client ends the stream, or none came for [`DATAGRAMS_IDLE`].
+///
+/// # Errors
+/// Those of the client's stream, and `InvalidData` for a length that no datagram has.
+pub async fn carry(client: impl AsyncRead + AsyncWrite + Unpin, socket: &UdpSocket) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let mut outgoing = Outgoing::default();
+    let mut idle_at = Instant::now() + DATAGRAMS_IDLE;
+    loop {
+        tokio::select! {
+            // Both arms can be dropped half way: `outgoing` keeps what was read, readiness takes nothing.
+            whole = outgoing.read(&mut from_client) => {
+                if !whole? {
+                    return to_client.shutdown().await;
+                }
+                if let Err(error) = send(socket, &outgoing.datagram).await {
+                    to_client.write_all(&failure(&error)).await?;
+                    to_client.flush().await?;
+                }
+                outgoing.clear();
+            }
+            // An ICMP error alone raises EPOLLERR without EPOLLIN.
+            ready = socket.ready(Interest::READABLE | Interest::ERROR) => {
+                ready?;
+                let frames = receive(socket);
+                to_client.write_all(&frames).await?;
+                to_client.flush().await?;
+            }
+            () = sleep_until(idle_at) => return to_client.shutdown().await,
+        }
+        idle_at = Instant::now() + DATAGRAMS_IDLE;
+    }
+}
+
+/// A datagram on its way out of the stream, as far as it has come.
+#[derive(Default)]
+struct Outgoing {
+    header: Vec<u8>,
+    datagram: Vec<u8>,
+}
+
+impl Outgoing {
+    /// Reads on until the datagram is whole; `false` at the stream's end. Cancel safe.
+    async fn read(&mut self, client: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
+        if !fill(client, &mut self.header, 2).await? {
+            return if self.header.is_empty() { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        }
+        let length = self.header.first_chunk().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+        if length > DATAGRAM_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram longer than UDP carries"));
+        }
+        match fill(client, &mut self.datagram, length).await? {
+            true => Ok(true),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.header.clear();
+        // An idle flow keeps no large buffer.
+        self.datagram = Vec::new();
+    }
+}
+
+/// Reads until `buffer` has `length` bytes; `false` if the stream ends before. Cancel safe: what was read is kept.
+async fn fill(
+    client: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> io::Result<bool> {
+    while buffer.len() < length {
+        let left = length.saturating_sub(buffer.len());
+        let mut limited = (&mut *client).take(u64::try_from(left).unwrap_or(u64::MAX));
+        if limited.read_buf(buffer).await? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Sends a datagram. The kernel reports an earlier one's ICMP error instead of sending: that costs one more try.
+async fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    let Err(error) = socket.send(datagram).await else { return Ok(()) };
+    socket.send(datagram).await?;
+    // Sent in the end; the error was about another one, and is told all the same.
+    Err(error)
+}
+
+/// What the network has brought, as frames.
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut scratch = SCRATCH.take();
+    scratch.resize(DATAGRAM_MAX, 0);
+    let mut frames = Vec::new();
+    for _ in 0..IN_A_ROW {
+        match socket.try_recv(&mut scratch) {
+            Ok(length) => {
+                frames.extend(u16::try_from(length).unwrap_or(0).to_be_bytes());
+                frames.extend(scratch.get(..length).unwrap_or_default());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => frames.extend(failure(&error)),
+        }
+    }
+    SCRATCH.replace(scratch);
+    frames
+}
+
+fn failure(error: &io::Error) -> [u8; 3] {
+    let [high, low] = DATAGRAM_ERROR.to_be_bytes();
+    [high, low, code(error)]
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    async fn flow() -> (tokio::io::DuplexStream, UdpSocket) {
+        let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = connect(&[service.local_addr().unwrap()]).await.unwrap();
+        let (laptop, pod) = duplex(256 * 1024);
+        tokio::spawn(async move { carry(pod, &socket).await });
+        (laptop, service)
+    }
+
+    async fn frame(laptop: &mut tokio::io::DuplexStream) -> Vec<u8> {
+        let length = laptop.read_u16().await.unwrap();
+        let mut datagram = vec![0; usize::from(length)];
+        laptop.read_exact(&mut datagram).await.unwrap();
+        datagram
+    }
+
+    #[tokio::test]
+    async fn datagrams_keep_their_borders_both_ways_the_empty_and_the_longest_too() {
+        let (mut laptop, service) = flow().await;
+        let mut got = vec![0; 70_000];
+        for length in [0, 1, 26_000, DATAGRAM_MAX] {
+            let sent = vec![7; length];
+            laptop.write_u16(u16::try_from(length).unwrap()).await.unwrap();
+            laptop.write_all(&sent).await.unwrap();
+            let (received, from) = service.recv_from(&mut got).await.unwrap();
+            assert!(got[..received] == sent);
+            service.send_to(&sent, from).await.unwrap();
+            assert!(frame(&mut laptop).await == sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_and_the_flow_stays_open() {
+        let (mut laptop, service) = flow().await;
+        let address = service.local_addr().unwrap();
+        drop(service);
+        laptop.write_all(b"\0\x01x").await.unwrap();
+        assert_eq!(laptop.read_u16().await.unwrap(), DATAGRAM_ERROR);
+        assert_eq!(laptop.read_u8().await.unwrap(), tp_abi::errno::reply::CONNECTION_REFUSED);
+
+        let service = UdpSocket::bind(address).await.unwrap();
+        laptop.write_all(b"\0\x01y").await.unwrap();
+        let mut got = [0; 2];
+        assert_eq!(service.recv(&mut got).await.unwrap(), 1);
+        assert_eq!(got[0], b'y');
+    }
+
+    #[tokio::test]
+    async fn a_length_that_no_datagram_has_ends_the_flow() {
+        let (mut laptop, _service) = flow().await;
+        laptop.write_all(&[0xFF, 0xFF, 5]).await.unwrap();
+        assert_eq!(laptop.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_flow_ends() {
+        let (mut laptop, _service) = flow().await;
+        let started = Instant::now();
+        assert_eq!(laptop.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!(started.elapsed() >= DATAGRAMS_IDLE);
+    }
+}

@@ -1,0 +1,89 @@
+//! How much of everything the agent takes on at once.
+//!
+//! It runs in somebody else's pod and within that pod's limits: a flood, from the laptop or from a neighbour on the
+//! pod's loopback, has to end in refusals and not in memory, and the app beside it must not notice.
+//!
+//! Invariants: every count has an end; a permit is given back when what it stands for is dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Time for everything before a request is complete: hello, method, credentials, request.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time for a dial in all: a little more than Linux' own SYN schedule (127 s), so that the kernel says `ETIMEDOUT`.
+pub const DIAL: Duration = Duration::from_secs(130);
+/// A flow of datagrams without one for so long has ended.
+pub const DATAGRAMS_IDLE: Duration = Duration::from_secs(300);
+/// Time for open relays once the agent was told to stop; Kubernetes kills after 30 s.
+pub const DRAIN: Duration = Duration::from_secs(20);
+/// Bytes of a client that are read before its dial has ended.
+pub const EARLY_MAX: usize = 16 * 1024;
+/// Questions of one DNS stream that may be open at once.
+pub const QUESTIONS_A_STREAM: usize = 128;
+
+/// A share of a limit, given back on drop.
+pub type Permit = OwnedSemaphorePermit;
+
+/// The limits that are shared by all clients.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections that have not proved the token yet.
+    pub strangers: Limit,
+    /// Connections that have, each a session or a plain SOCKS5 client.
+    pub clients: Limit,
+    /// Conversations of all sessions and clients.
+    pub conversations: Limit,
+    /// Dials that have not ended.
+    pub dials: Limit,
+    /// Flows of datagrams.
+    pub flows: Limit,
+    /// Names being looked up.
+    pub lookups: Limit,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            strangers: Limit::new(64),
+            clients: Limit::new(1024),
+            conversations: Limit::new(20_000),
+            dials: Limit::new(4096),
+            flows: Limit::new(4096),
+            lookups: Limit::new(2048),
+        }
+    }
+}
+
+/// One limit.
+#[derive(Clone, Debug)]
+pub struct Limit(Arc<Semaphore>);
+
+impl Limit {
+    /// At most so many at once.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Semaphore::new(most)))
+    }
+
+    /// A share, or `None` at once when all are taken.
+    #[must_use]
+    pub fn take(&self) -> Option<Permit> {
+        self.0.clone().try_acquire_owned().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_comes_back_when_it_is_dropped() {
+        let limit = Limit::new(1);
+        let share = limit.take();
+        assert!(share.is_some() && limit.take().is_none());
+        drop(share);
+        assert!(limit.take().is_some());
+    }
+}

@@ -1,0 +1,199 @@
+//! The commands other than CONNECT: names, DNS messages, datagrams, the environment.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tp_abi::errno::reply;
+
+use crate::dial::{addresses, unresolved};
+use crate::limits::{Permit, QUESTIONS_A_STREAM};
+use crate::proto::{DNS_OVER_TCP, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, Reply, Target};
+use crate::resolve::exchange::framed;
+use crate::resolve::message::HEADER_LEN;
+use crate::resolve::{Families, ResolveError, settings};
+
+use super::Agent;
+use super::conversation::{finish, refuse, send, unless_gone};
+use super::inbox::{Connection, Inbox};
+
+/// Variables with this beginning are the agent's own and not told.
+const OWN: &[u8] = b"TP_AGENT_";
+
+/// Tor's RESOLVE: the first address of a name, of a family that the pod has.
+pub(super) async fn resolve(
+    agent: &Agent,
+    mut inbox: Inbox<impl Connection>,
+    target: Target,
+) -> io::Result<()> {
+    let name = match target {
+        Target::Ip(address) => return finish(inbox, &Reply::with((address.ip(), 0))).await,
+        Target::Name(name, _) => name,
+    };
+    let Some(_lookup) = agent.limits.lookups.take() else {
+        return refuse(inbox, reply::GENERAL_FAILURE).await;
+    };
+    let found = unless_gone(&mut inbox, agent.resolver.addresses(&name, configured())).await?;
+    match found.as_deref() {
+        Ok([first, ..]) => finish(inbox, &Reply::with((*first, 0))).await,
+        Ok([]) => refuse(inbox, reply::HOST_UNREACHABLE).await,
+        Err(error) => refuse(inbox, unresolved(error)).await,
+    }
+}
+
+/// Tor's `RESOLVE_PTR`: the name of an address.
+pub(super) async fn resolve_ptr(
+    agent: &Agent,
+    mut inbox: Inbox<impl Connection>,
+    target: Target,
+) -> io::Result<()> {
+    let address: Option<IpAddr> = match &target {
+        Target::Ip(address) => Some(address.ip()),
+        Target::Name(name, _) => name.parse().ok(),
+    };
+    let Some(address) = address else { return refuse(inbox, reply::ADDRESS_NOT_SUPPORTED).await };
+    let Some(_lookup) = agent.limits.lookups.take() else {
+        return refuse(inbox, reply::GENERAL_FAILURE).await;
+    };
+    match unless_gone(&mut inbox, agent.resolver.name(address)).await? {
+        Ok(name) => finish(inbox, &Reply::with(Target::Name(name, 0))).await,
+        Err(error) => refuse(inbox, unresolved(&error)).await,
+    }
+}
+
+/// LOOKUP: addresses by the search list, as the messages that came.
+pub(super) async fn lookup(
+    agent: &Agent,
+    mut inbox: Inbox<impl Connection>,
+    target: Target,
+) -> io::Result<()> {
+    let (name, bits) = match target {
+        Target::Name(name, bits) => (name, bits),
+        Target::Ip(address) => (address.ip().to_string(), address.port()),
+    };
+    let Some(families) = wanted(bits) else { return refuse(inbox, reply::GENERAL_FAILURE).await };
+    let Some(_lookup) = agent.limits.lookups.take() else {
+        return refuse(inbox, reply::GENERAL_FAILURE).await;
+    };
+    match unless_gone(&mut inbox, agent.resolver.lookup(&name, families)).await? {
+        Ok(messages) => {
+            send(&mut inbox, &Reply::succeeded()).await?;
+            for message in messages {
+                inbox.write_all(&framed(&message)).await?;
+            }
+            inbox.shutdown().await
+        }
+        Err(ResolveError::NoAnswer { .. }) => refuse(inbox, reply::TTL_EXPIRED).await,
+        Err(_) => refuse(inbox, reply::HOST_UNREACHABLE).await,
+    }
+}
+
+/// The families of a LOOKUP's bits; `None` if it asks for none.
+fn wanted(bits: u16) -> Option<Families> {
+    let mut families = Families { ipv4: bits & LOOKUP_A != 0, ipv6: bits & LOOKUP_AAAA != 0 };
+    if !families.ipv4 && !families.ipv6 {
+        return None;
+    }
+    if bits & LOOKUP_CONFIGURED != 0 {
+        let pod = configured();
+        let both = Families { ipv4: families.ipv4 && pod.ipv4, ipv6: families.ipv6 && pod.ipv6 };
+        // Nothing left: glibc asks for what was wanted then, and connect() says why it is of no use.
+        if both.ipv4 || both.ipv6 {
+            families = both;
+        }
+    }
+    Some(families)
+}
+
+fn configured() -> Families {
+    let flags = settings::families();
+    if flags.ipv4 || flags.ipv6 { Families { ipv4: flags.ipv4, ipv6: flags.ipv6 } } else { Families::BOTH }
+}
+
+/// DNS: questions in, answers out as they come.
+pub(super) async fn dns(agent: &Agent, mut inbox: Inbox<impl Connection>, bits: u16) -> io::Result<()> {
+    send(&mut inbox, &Reply::succeeded()).await?;
+    let tcp = bits & DNS_OVER_TCP != 0;
+    let (mut questions, mut answers) = tokio::io::split(inbox);
+    let mut open = FuturesUnordered::new();
+    let mut question = std::pin::pin!(read_question(&mut questions));
+    let mut ended = false;
+    loop {
+        tokio::select! {
+            read = &mut question, if !ended && open.len() < QUESTIONS_A_STREAM => {
+                let (read, reader) = read?;
+                match read {
+                    Some(read) => {
+                        open.push(forward(agent, read, tcp));
+                        question.set(read_question(reader));
+                    }
+                    None => ended = true,
+                }
+            }
+            Some(answer) = open.next() => {
+                answers.write_all(&framed(&answer)).await?;
+                answers.flush().await?;
+            }
+            else => return answers.shutdown().await,
+        }
+    }
+}
+
+/// The next question, `None` at the stream's end; gives the reader back for the one after it.
+async fn read_question<R: AsyncReadExt + Unpin>(reader: &mut R) -> io::Result<(Option<Vec<u8>>, &mut R)> {
+    let length = match reader.read_u16().await {
+        Ok(length) => usize::from(length),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((None, reader)),
+        Err(error) => return Err(error),
+    };
+    if length < HEADER_LEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a DNS message shorter than its header"));
+    }
+    let mut question = vec![0; length];
+    reader.read_exact(&mut question).await?;
+    Ok((Some(question), reader))
+}
+
+async fn forward(agent: &Agent, question: Vec<u8>, tcp: bool) -> Vec<u8> {
+    let lookup: Option<Permit> = agent.limits.lookups.take();
+    match lookup {
+        Some(_lookup) => agent.resolver.forward(&question, tcp).await,
+        None => crate::resolve::message::failure(&question),
+    }
+}
+
+/// DATAGRAMS: one UDP flow.
+pub(super) async fn datagrams(
+    agent: &Agent,
+    mut inbox: Inbox<impl Connection>,
+    target: Target,
+) -> io::Result<()> {
+    let Some(_flow) = agent.limits.flows.take() else { return refuse(inbox, reply::GENERAL_FAILURE).await };
+    let connected = unless_gone(&mut inbox, async {
+        let addresses: Vec<SocketAddr> = addresses(&agent.resolver, &target).await?;
+        crate::datagrams::connect(&addresses).await
+    });
+    match connected.await? {
+        Ok(socket) => {
+            send(&mut inbox, &Reply::with(socket.local_addr()?)).await?;
+            crate::datagrams::carry(inbox, &socket).await
+        }
+        Err(code) => refuse(inbox, code).await,
+    }
+}
+
+/// ENVIRON: the agent's environment, which the kubelet made.
+pub(super) async fn environ(mut inbox: Inbox<impl Connection>) -> io::Result<()> {
+    send(&mut inbox, &Reply::succeeded()).await?;
+    let mut bytes = Vec::new();
+    for (name, value) in std::env::vars_os().filter(|(name, _)| !name.as_bytes().starts_with(OWN)) {
+        bytes.extend(name.as_bytes());
+        bytes.push(b'=');
+        bytes.extend(value.as_bytes());
+        bytes.push(0);
+    }
+    inbox.write_all(&bytes).await?;
+    inbox.shutdown().await
+}
