@@ -10,10 +10,14 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::daemon::{self, Daemon};
 use crate::gobuild::{self, Binaries, Progress};
 use crate::layout::{LAPTOP_NETNS, NODE_NAME, NODE_NETNS};
-use crate::{Error, Laptop, Layout, containerd, control_plane, host, manifests, netns, node_network, run};
+use crate::{
+    Error, Laptop, Layout, containerd, control_plane, host, image, manifests, netns, node_network, run,
+};
 
 /// How long a component may take until it answers; a loaded machine of two cores needs a tenth.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -182,7 +186,9 @@ impl Cluster {
 
     /// What a healthy cluster gets at every `up`: images, manifests, the laptop.
     fn furnish(&self, binaries: &Binaries, reached: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        let sample = containerd::load_own_images(&self.layout, binaries)?;
+        containerd::load_own_images(&self.layout, binaries)?;
+        // The file's name holds a hash of the sources.
+        let sample = binaries.sample.file_name().unwrap_or_default().to_string_lossy();
         let kubectl = || self.kubectl();
         manifests::apply(&kubectl, &sample, true)?;
         if !netns::exists(LAPTOP_NETNS) {
@@ -223,9 +229,24 @@ impl Cluster {
     }
 }
 
-/// What a running cluster was made of.
+/// What a running cluster was made of: its binaries, and the code that configures it.
 fn stamp(binaries: &Binaries) -> String {
-    format!("{}\n{}\n", binaries.kubernetes.display(), env!("CARGO_PKG_VERSION"))
+    const CODE: [&str; 4] = [
+        include_str!("containerd.rs"),
+        include_str!("control_plane.rs"),
+        include_str!("layout.rs"),
+        include_str!("node_network.rs"),
+    ];
+    let mut hash = Sha256::new();
+    for code in CODE {
+        hash.update(code);
+    }
+    format!(
+        "{}\n{}\n{}\n",
+        binaries.kubernetes.display(),
+        binaries.coredns.display(),
+        image::hex(&hash.finalize())
+    )
 }
 
 fn private(folder: &std::path::Path, mode: u32) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! containerd of the cluster's own: its configuration, the pods' network plugin, and images.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -82,38 +83,51 @@ pub fn is_ready(layout: &Layout) -> bool {
     run::output(ctr(layout).args(["plugins", "ls", "-q"])).is_ok()
 }
 
-/// Makes the cluster's images and imports those that are not there yet. Returns the id of the sample application's.
-pub fn load_own_images(layout: &Layout, binaries: &Binaries) -> Result<String, Error> {
-    let mut pause = Image::new("localhost/tp-pause:1")?.entrypoint(&["/pause"]);
-    pause.program("pause", &binaries.pause)?;
-    import(layout, "pause", pause)?;
-
-    let mut coredns = Image::new("localhost/coredns:1")?.entrypoint(&["/coredns"]);
-    coredns.program("coredns", &binaries.coredns)?;
-    import(layout, "coredns", coredns)?;
-
-    let mut busybox = Image::new("docker.io/library/busybox:stable")?.command(&["sh"]);
-    busybox.program("bin/busybox", Path::new("/bin/busybox"))?;
-    for applet in APPLETS.split_whitespace() {
-        busybox.link(&format!("bin/{applet}"), "busybox")?;
-    }
-    import(layout, "busybox", busybox)?;
-
-    let mut sample = Image::new("localhost/tp-sample:1")?.entrypoint(&["/sample"]);
-    sample.program("sample", &binaries.sample)?;
-    import(layout, "sample", sample)
+/// Makes the cluster's images and imports those that are not there yet.
+pub fn load_own_images(layout: &Layout, binaries: &Binaries) -> Result<(), Error> {
+    let busybox = Path::new("/bin/busybox");
+    import(layout, "pause", &binaries.pause, || {
+        let mut image = Image::new("localhost/tp-pause:1")?.entrypoint(&["/pause"]);
+        image.program("pause", &binaries.pause)?;
+        Ok(image)
+    })?;
+    import(layout, "coredns", &binaries.coredns, || {
+        let mut image = Image::new("localhost/coredns:1")?.entrypoint(&["/coredns"]);
+        image.program("coredns", &binaries.coredns)?;
+        Ok(image)
+    })?;
+    import(layout, "busybox", busybox, || {
+        let mut image = Image::new("docker.io/library/busybox:stable")?.command(&["sh"]);
+        image.program("bin/busybox", busybox)?;
+        for applet in APPLETS.split_whitespace() {
+            image.link(&format!("bin/{applet}"), "busybox")?;
+        }
+        Ok(image)
+    })?;
+    import(layout, "sample", &binaries.sample, || {
+        let mut image = Image::new("localhost/tp-sample:1")?.entrypoint(&["/sample"]);
+        image.program("sample", &binaries.sample)?;
+        Ok(image)
+    })
 }
 
-fn import(layout: &Layout, name: &str, image: Image) -> Result<String, Error> {
+/// Imports the image that `make` makes of `program`, unless the one there was made of the same program.
+fn import(
+    layout: &Layout,
+    name: &str,
+    program: &Path,
+    make: impl FnOnce() -> Result<Image, Error>,
+) -> Result<(), Error> {
     let folder = layout.run("images");
     run::folder(&folder)?;
-    let archive = folder.join(format!("{name}.tar"));
-    let id = image.write(&archive)?;
+    let meta = fs::metadata(program).map_err(Error::file("read", program))?;
+    let made_of = format!("{} {} {:?}\n", program.display(), meta.len(), meta.modified().ok());
     let imported = folder.join(format!("{name}.imported"));
-    if std::fs::read_to_string(&imported).is_ok_and(|known| known == id) {
-        return Ok(id);
+    if fs::read_to_string(&imported).is_ok_and(|known| known == made_of) {
+        return Ok(());
     }
+    let archive = folder.join(format!("{name}.tar"));
+    make()?.write(&archive)?;
     load(layout, &archive)?;
-    run::write(&imported, &id)?;
-    Ok(id)
+    run::write(&imported, made_of)
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::{Error, layout, run};
 
-/// Stands in a manifest for the id of the sample application's image, so that a new image replaces the pods.
+/// Stands in a manifest for a name of the sample application's program, so that a new one replaces the pods.
 const IMAGE: &str = "@SAMPLE_IMAGE@";
 /// The file of CoreDNS, which a cluster that is not ours has already.
 const DNS: &str = "10-coredns.yaml";
