@@ -69,16 +69,38 @@ pub async fn carry(client: impl AsyncRead + AsyncWrite + Unpin, socket: &UdpSock
                 }
                 outgoing.clear();
             }
-            // An ICMP error alone raises EPOLLERR without EPOLLIN.
-            ready = socket.ready(Interest::READABLE | Interest::ERROR) => {
-                ready?;
-                let frames = receive(socket);
+            arrived = arrival(socket) => {
+                let frames = match arrived {
+                    Ok(()) => receive(socket),
+                    Err(error) => failure(&error).to_vec(),
+                };
                 to_client.write_all(&frames).await?;
                 to_client.flush().await?;
             }
             () = sleep_until(idle_at) => return to_client.shutdown().await,
         }
         idle_at = Instant::now() + DATAGRAMS_IDLE;
+    }
+}
+
+/// Waits until a datagram is there. Cancel safe.
+///
+/// # Errors
+/// What ICMP said about an earlier datagram. It raises EPOLLERR without EPOLLIN, so waiting for a datagram alone
+/// would sleep through it.
+pub(crate) async fn arrival(socket: &UdpSocket) -> io::Result<()> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            // Readiness is edge-triggered: it is cleared first, so that an error after this one is seen as well.
+            drop(socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into())));
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+        }
+        if ready.is_readable() {
+            return Ok(());
+        }
     }
 }
 

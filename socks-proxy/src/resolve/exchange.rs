@@ -10,12 +10,13 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::message::{self, Head};
 use super::settings::Settings;
+use crate::datagrams::arrival;
 
 /// Longest answer over UDP in bytes; one that fills it may have been cut and is asked for over TCP.
 const DATAGRAM_MAX: usize = 16 * 1024;
@@ -111,8 +112,7 @@ async fn over_udp(server: SocketAddr, question: &[u8], asked: &Head) -> io::Resu
     socket.send(question).await?;
     let mut answer = Vec::with_capacity(DATAGRAM_MAX);
     loop {
-        // A closed port (ICMP) raises EPOLLERR without EPOLLIN, which `recv` alone would sleep through.
-        socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        arrival(&socket).await?;
         answer.clear();
         match socket.try_recv_buf(&mut answer) {
             Ok(_) if belongs(&answer, question, asked) => return Ok(answer),
