@@ -7,6 +7,7 @@
 //!
 //! With `TP_TEST_CONTEXT=name` the same cases run against a cluster of the caller's own kubeconfig; see [`Target`].
 
+pub mod case;
 pub mod cluster;
 pub mod containerd;
 pub mod control_plane;
@@ -27,6 +28,7 @@ pub mod sandbox;
 pub mod shim_build;
 pub mod target;
 
+pub use case::Case;
 pub use cluster::Cluster;
 pub use error::Error;
 pub use fake_launcher::FakeLauncher;
