@@ -17,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 use crate::sys;
+use crate::sys::process::FileLimit;
 
 /// Signals that mean the program, not the launcher.
 const PASSED_ON: [Signal; 8] = [
@@ -30,18 +31,22 @@ const PASSED_ON: [Signal; 8] = [
     Signal::SIGWINCH,
 ];
 
-/// Signals, blocked in the whole process and read one at a time.
+/// What the launcher changes about its own process, and what it was: signals, blocked in the whole process and read
+/// one at a time, and the limit of open files.
 pub struct Blocked {
     signals: SignalFd,
     original: SigSet,
+    files: FileLimit,
 }
 
 impl Blocked {
-    /// Blocks the signals that the launcher handles. Call before any thread is started: they inherit the mask.
+    /// Blocks the signals that the launcher handles and raises its limit of open files. Call before any thread is
+    /// started: they inherit the mask.
     ///
     /// # Errors
-    /// Those of sigprocmask(2) and signalfd(2).
+    /// Those of sigprocmask(2), signalfd(2) and setrlimit(2).
     pub fn new() -> io::Result<Self> {
+        let files = sys::process::raise_file_limit()?;
         let original = SigSet::thread_get_mask()?;
         let mut mask = SigSet::empty();
         for signal in PASSED_ON {
@@ -49,7 +54,7 @@ impl Blocked {
         }
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self { signals, original })
+        Ok(Self { signals, original, files })
     }
 
     /// Makes them readable in the runtime that this is called in.
@@ -57,7 +62,11 @@ impl Blocked {
     /// # Errors
     /// If the runtime cannot watch one more descriptor.
     pub fn watch(self) -> io::Result<Signals> {
-        Ok(Signals { fd: sys::watch(self.signals, Interest::READABLE)?, original: self.original })
+        Ok(Signals {
+            fd: sys::watch(self.signals, Interest::READABLE)?,
+            original: self.original,
+            files: self.files,
+        })
     }
 }
 
@@ -65,6 +74,7 @@ impl Blocked {
 pub struct Signals {
     fd: AsyncFd<SignalFd>,
     original: SigSet,
+    files: FileLimit,
 }
 
 impl Signals {
@@ -104,7 +114,7 @@ fn number(signal: siginfo) -> Option<Signal> {
 /// # Errors
 /// If it cannot be started.
 pub async fn run(mut command: Command, signals: &mut Signals) -> io::Result<ExitStatus> {
-    sys::process::restore_mask_in_child(&mut command, signals.original);
+    sys::process::restore_in_child(&mut command, signals.original, signals.files);
     let mut command = tokio::process::Command::from(command);
     let mut child = command.spawn()?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);

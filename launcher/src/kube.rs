@@ -3,6 +3,7 @@
 //! Every call to the API server goes through [`Cluster::call`], so that each failure says which verb on which
 //! resource was tried, and none waits longer than a user would.
 
+mod access;
 pub mod agent;
 pub mod forward;
 pub mod target;
@@ -64,12 +65,15 @@ pub enum ConfigError {
     Client(#[source] Box<::kube::Error>),
 }
 
+/// What lies behind a failed call: the API server's own words, or what kept them from coming.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a call to the API server gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Nobody there, or no TLS with them.
     #[error("the API server cannot be reached")]
-    Unreachable(#[source] Box<::kube::Error>),
+    Unreachable(#[source] Cause),
     /// No answer.
     #[error("the API server did not answer `{verb} {resource}` within {} s", .limit.as_secs())]
     TooSlow {
@@ -82,7 +86,7 @@ pub enum ApiError {
     },
     /// Who is asking is not known there.
     #[error("the API server does not accept the credentials of this context")]
-    Unauthorized(#[source] Box<::kube::Error>),
+    Unauthorized(#[source] Cause),
     /// Who is asking may not do that.
     #[error("not allowed: {verb} {resource} in namespace `{namespace}`")]
     Forbidden {
@@ -94,7 +98,7 @@ pub enum ApiError {
         namespace: String,
         /// The API server's own words.
         #[source]
-        source: Box<::kube::Error>,
+        source: Cause,
     },
     /// It is not there.
     #[error("not found: {resource}")]
@@ -103,7 +107,7 @@ pub enum ApiError {
         resource: &'static str,
         /// The API server's own words.
         #[source]
-        source: Box<::kube::Error>,
+        source: Cause,
     },
     /// Anything else that the API server says.
     #[error("the API server refused `{verb} {resource}`")]
@@ -114,7 +118,7 @@ pub enum ApiError {
         resource: &'static str,
         /// The API server's own words.
         #[source]
-        source: Box<::kube::Error>,
+        source: Cause,
     },
 }
 
@@ -159,11 +163,17 @@ impl Cluster {
             ::kube::Error::Service(_) | ::kube::Error::HyperError(_) => 0,
             _ => 1,
         };
-        let source = Box::new(error);
+        let by_admission = is_by_admission(&error);
+        let source: Cause = match error {
+            // Its own text has the whole object a second time.
+            ::kube::Error::Api(status) => status.message.into(),
+            ::kube::Error::Service(inner) => inner,
+            other => Box::new(other),
+        };
         match code {
             0 => ApiError::Unreachable(source),
             401 => ApiError::Unauthorized(source),
-            403 if !is_quota(&source) => {
+            403 if !by_admission => {
                 ApiError::Forbidden { verb, resource, namespace: self.namespace.clone(), source }
             }
             404 => ApiError::NotFound { resource, source },
@@ -173,7 +183,7 @@ impl Cluster {
 }
 
 /// A 403 is also the answer of admission (quota, Pod Security, webhooks): then the person is allowed, the object not.
-fn is_quota(error: &::kube::Error) -> bool {
+fn is_by_admission(error: &::kube::Error) -> bool {
     // RBAC's refusals alone name the user in a fixed form (k8s.io/apiserver, responsewriters/errors.go).
     matches!(error, ::kube::Error::Api(status) if !status.message.contains(" cannot "))
 }

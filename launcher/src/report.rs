@@ -295,10 +295,17 @@ fn api_help(error: &ApiError) -> Option<String> {
         ApiError::Unauthorized(_) => {
             "log in again with your cluster's own tool, then: kubectl auth whoami".to_owned()
         }
-        ApiError::Forbidden { verb, resource, namespace, .. } => format!(
-            "ask an administrator for a role with the verb `{verb}` on `{resource}` in namespace `{namespace}` \
-             (tp's README lists all that tp needs); check: kubectl auth can-i {verb} {resource} -n {namespace}"
-        ),
+        ApiError::Forbidden { verb, resource, namespace, .. } => {
+            let verbs = match *resource {
+                // Later Kubernetes versions ask for `create` where earlier ones ask for `get`.
+                "pods/portforward" | "pods/attach" => "verbs `get` and `create`".to_owned(),
+                _ => format!("verb `{verb}`"),
+            };
+            format!(
+                "ask an administrator for a role with the {verbs} on `{resource}` in namespace `{namespace}`\n\
+                 (tp's README lists all that tp needs); check: kubectl auth can-i {verb} {resource} -n {namespace}"
+            )
+        }
         ApiError::NotFound { .. } => "it may have been deleted this moment; try again".to_owned(),
         ApiError::Other { .. } => return None,
     })
@@ -336,7 +343,7 @@ mod tests {
             verb: "patch",
             resource: "pods/ephemeralcontainers",
             namespace: "shop".into(),
-            source: Box::new(::kube::Error::TlsRequired),
+            source: "no".into(),
         }));
         let help = help(&failure).unwrap();
         assert!(help.contains("`patch` on `pods/ephemeralcontainers` in namespace `shop`"), "{help}");

@@ -31,7 +31,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tracing::{debug, info};
 
 use super::target::Target;
-use super::{ApiError, Cluster};
+use super::{ApiError, Cluster, access};
 
 pub use secret::{Secret, SecretError};
 pub use spec::{Image, version};
@@ -140,6 +140,12 @@ pub async fn create(
             .map_err(|source| AgentError::NoProgram { path: program.clone(), source })?,
         Image::BuiltIn { .. } => Vec::new(),
     };
+    let mut needed = vec![("patch", "pods/ephemeralcontainers"), ("get", "pods/portforward")];
+    needed.push(match image {
+        Image::Base { .. } => ("get", "pods/attach"),
+        Image::BuiltIn { .. } => ("get", "pods/log"),
+    });
+    access::check(cluster, &needed).await?;
     let name = spec::new_name();
     let token = secret.token(target.pod_uid(), &name);
     let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
@@ -200,7 +206,7 @@ async fn stream(
         .stdout(true)
         .stderr(true)
         .max_stdin_buf_size(UPLOAD_BUFFER);
-    let attached = cluster.call("create", "pods/attach", api.attach(&agent.pod, &parameters)).await;
+    let attached = cluster.call("get", "pods/attach", api.attach(&agent.pod, &parameters)).await;
     let mut attached = match attached {
         Ok(attached) => attached,
         // The kubelet's words for "it does not run yet" come as one of several codes; those that are final do not.

@@ -23,7 +23,7 @@ pub struct Forward {
 pub async fn open(cluster: &Cluster, pod: &str, port: u16) -> Result<Forward, ApiError> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let ports = [port];
-    let mut forwarder = cluster.call("create", "pods/portforward", api.portforward(pod, &ports)).await?;
+    let mut forwarder = cluster.call("get", "pods/portforward", api.portforward(pod, &ports)).await?;
     let stream = forwarder.take_stream(port).unwrap_or_else(|| tokio::io::duplex(1).0);
     Ok(Forward { stream, forwarder })
 }

@@ -272,7 +272,7 @@ fn describe(pod: &Pod) -> String {
     });
     let condition = || {
         let failing = status.conditions.iter().flatten().find(|condition| condition.status != "True")?;
-        Some(failing.message.clone().or_else(|| failing.reason.clone())?)
+        failing.message.clone().or_else(|| failing.reason.clone())
     };
     let phase = status.phase.as_deref().unwrap_or("Unknown");
     let reason = waiting.or_else(condition).unwrap_or_else(|| "not ready".to_owned());

@@ -65,7 +65,7 @@ impl FromStr for ProxyAddress {
             return Err(ProxyAddressError::Scheme(url.scheme().to_owned()));
         }
         let host = match url.host().ok_or(ProxyAddressError::Host)? {
-            Host::Domain(name) if name.is_empty() => return Err(ProxyAddressError::Host),
+            Host::Domain("") => return Err(ProxyAddressError::Host),
             // Of a scheme that the URL standard does not know, an IPv4 address is parsed as a name.
             Host::Domain(name) => name.to_owned(),
             Host::Ipv4(v4) => v4.to_string(),
