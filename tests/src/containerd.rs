@@ -78,6 +78,14 @@ fn ctr(layout: &Layout) -> Command {
     command
 }
 
+/// The process that a container started with.
+pub fn pid(layout: &Layout, container: &str) -> Result<u32, Error> {
+    let answer = run::output(ctr(layout).args(["tasks", "ls"]))?;
+    let line = answer.lines().find(|line| line.starts_with(container));
+    let pid = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    pid.ok_or(Error::Answer { what: "ctr, asked for a container's process,", answer })
+}
+
 /// Does containerd answer?
 pub fn is_ready(layout: &Layout) -> bool {
     run::output(ctr(layout).args(["plugins", "ls", "-q"])).is_ok()

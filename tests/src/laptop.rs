@@ -91,9 +91,19 @@ impl Laptop {
     /// The working folder is the caller's where the user may read it, else home. (`Command::current_dir` has no
     /// effect: it would be judged as root. Use `env -C` or a shell.)
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
+        let place = Place {
+            network: netns_file(LAPTOP_NETNS),
+            resolv_conf: shadow(&self.layout, "/etc/resolv.conf"),
+            hosts: shadow(&self.layout, "/etc/hosts"),
+        };
+        self.command_in(&place, program)
+    }
+
+    /// The same user and files, with the network of another place.
+    pub(crate) fn command_in(&self, place: &Place, program: impl AsRef<OsStr>) -> Result<Command, Error> {
         let mut command = Command::new(program);
         command.env_clear().envs(self.environment());
-        let entry = Entry::new(&self.layout)?;
+        let entry = Entry::new(&self.layout, place)?;
         // SAFETY: `enter` makes system calls only, on values made before the fork; it allocates nothing and takes no
         // lock, so it is fit for the child of a process with threads.
         unsafe { command.pre_exec(move || entry.enter()) };
@@ -178,6 +188,17 @@ fn device(path: &Path, major: u64, minor: u64) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(Error::file("set the mode of", path))
 }
 
+/// A network and what goes with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The file of the network namespace.
+    pub(crate) network: PathBuf,
+    /// Its resolv.conf.
+    pub(crate) resolv_conf: PathBuf,
+    /// Its hosts file.
+    pub(crate) hosts: PathBuf,
+}
+
 /// All that the child needs between fork and exec, made before the fork.
 struct Entry {
     network: OwnedFd,
@@ -187,16 +208,15 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(layout: &Layout) -> Result<Self, Error> {
-        let file = netns_file(LAPTOP_NETNS);
-        let network = fs::File::open(&file).map_err(Error::file("open", &file))?.into();
-        let etc = ["/etc/resolv.conf", "/etc/hosts", "/etc/passwd", "/etc/group"];
+    fn new(layout: &Layout, place: &Place) -> Result<Self, Error> {
+        let network = fs::File::open(&place.network).map_err(Error::file("open", &place.network))?.into();
         // A kernel without tun or fuse has no such device to open up: then a program finds none here either.
         let devices = DEVICES.iter().map(|(path, ..)| *path).filter(|path| Path::new(path).exists());
-        let mounts = etc
-            .into_iter()
-            .chain(devices)
-            .map(|path| Ok((c_path(&shadow(layout, path))?, c_path(Path::new(path))?)));
+        let own =
+            ["/etc/passwd", "/etc/group"].into_iter().chain(devices).map(|path| (shadow(layout, path), path));
+        let of_place = [(place.resolv_conf.clone(), "/etc/resolv.conf"), (place.hosts.clone(), "/etc/hosts")];
+        let mounts =
+            own.chain(of_place).map(|(source, path)| Ok((c_path(&source)?, c_path(Path::new(path))?)));
         Ok(Self {
             network,
             mounts: mounts.collect::<Result<_, Error>>()?,

@@ -3,12 +3,13 @@
 //!
 //! The leak counter is one for the whole laptop, so cases that send packets on purpose and cases that count them
 //! hold a lock; other test binaries run before or after this one, as cargo does by itself.
+#![allow(clippy::unwrap_used, reason = "a cluster that cannot be asked is a failed case")]
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tp_tests::{Sandbox, Target, run, target};
+use tp_tests::{Oracle, Sandbox, Target, run, target};
 
 /// Who holds this may send packets that are counted.
 static COUNTER: Mutex<()> = Mutex::new(());
@@ -52,6 +53,34 @@ fn the_sample_application_serves_in_the_cluster() {
     let families = r"jsonpath={.spec.ipFamilies}";
     let backend = succeeded(target.kubectl().args(["get", "service", "backend", "-o", families]));
     assert_eq!(backend, r#"["IPv4","IPv6"]"#);
+}
+
+#[test]
+fn in_the_pod_every_service_behaves_as_it_is_called() {
+    let target = Target::attach().unwrap();
+    let Target::Laptop(cluster, laptop) = &target else {
+        eprintln!("{} is set: pods of another machine cannot be entered", target::CONTEXT);
+        return;
+    };
+    let oracle = Oracle::find(cluster, laptop, "default", "app=web").unwrap();
+    let curl = |url: &str| {
+        let arguments = ["-sS", "--connect-timeout", "3", url];
+        run::attempt(oracle.command("curl").unwrap().args(arguments)).unwrap()
+    };
+    for url in
+        ["http://backend", "http://v6only", "http://external", "http://headless:8080", "http://db-0.db:8080"]
+    {
+        let answer = curl(url);
+        assert!(text(&answer.stdout).starts_with("service="), "{url}: {}", text(&answer.stderr));
+    }
+    for (url, code) in [("http://refuse", 7), ("http://blackhole", 28), ("http://no-such-name", 6)] {
+        assert_eq!(curl(url).status.code(), Some(code), "{url}");
+    }
+    let script = "import errno, socket, sys\nfor name in sys.argv[1:]:\n  s = socket.socket(); s.settimeout(10)\n  \
+                  print(errno.errorcode[s.connect_ex((name, 80))])";
+    let names = ["refuse", "unreachable", "netunreachable"];
+    let answer = succeeded(oracle.command("/usr/bin/python3").unwrap().args(["-c", script]).args(names));
+    assert_eq!(answer, "ECONNREFUSED\nEHOSTUNREACH\nENETUNREACH");
 }
 
 #[test]

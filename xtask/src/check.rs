@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 
+use crate::layers;
 use crate::step::{cargo, run as must, step, workspace};
 
 /// No source file may be longer, in lines.
@@ -12,11 +13,11 @@ const LONGEST: usize = 800;
 /// Folders that are not ours to judge.
 const SKIPPED: [&str; 3] = ["target", "corpus", "artifacts"];
 /// The shim has no std and can only be compiled under a profile of its own, so it is checked apart.
-const NOT_SHIM: [&str; 3] = ["--workspace", "--exclude", "tp-shim"];
+pub(crate) const NOT_SHIM: [&str; 3] = ["--workspace", "--exclude", "tp-shim"];
 
 pub(crate) fn run() -> miette::Result<()> {
     step("fmt", || must(&mut cargo(["fmt", "--all", "--check"])))?;
-    step("sizes", sizes)?;
+    step("sizes and layers", || sizes().and_then(|()| layers::run()))?;
     step("clippy", || {
         must(cargo(["clippy", "--all-targets"]).args(NOT_SHIM).args(["--", "-D", "warnings"]))?;
         must(&mut cargo(["clippy", "-p", "tp-shim", "--profile", "shim", "--", "-D", "warnings"]))
@@ -26,8 +27,8 @@ pub(crate) fn run() -> miette::Result<()> {
         must(cargo(arguments).args(NOT_SHIM).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("unit tests", || {
-        must(cargo(["test", "--lib", "--bins"]).args(NOT_SHIM))?;
-        must(&mut cargo(["test", "-p", "tp-shim", "--lib"]))
+        must(cargo(["test", "--quiet", "--lib", "--bins"]).args(NOT_SHIM))?;
+        must(&mut cargo(["test", "--quiet", "-p", "tp-shim", "--lib"]))
     })
 }
 
@@ -44,7 +45,7 @@ fn sizes() -> miette::Result<()> {
 }
 
 /// All Rust sources below a folder.
-fn sources(folder: &Path) -> miette::Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> miette::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let entries =
         fs::read_dir(folder).into_diagnostic().wrap_err_with(|| format!("list {}", folder.display()))?;

@@ -70,8 +70,10 @@ fn build(part: &Part) -> miette::Result<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact")
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter(|message| message.get("reason").is_some_and(|reason| reason == "compiler-artifact"))
+        .flat_map(|message| {
+            message.get("filenames").and_then(|files| files.as_array()).cloned().unwrap_or_default()
+        })
         .filter_map(|file| file.as_str().map(PathBuf::from))
         .find(|file| file.file_name() == Some(name))
         .ok_or_else(|| miette!("{} made no {}", tp_tests::run::shown(&command), name.to_string_lossy()))

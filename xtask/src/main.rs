@@ -5,6 +5,7 @@ mod cluster;
 mod demo;
 mod dist;
 mod laptop;
+mod layers;
 mod step;
 mod test;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
@@ -32,11 +33,22 @@ pub(crate) fn run(command: &mut Command) -> miette::Result<()> {
     if status.success() { Ok(()) } else { Err(miette!("{shown}: {status}")) }
 }
 
+/// What took how long, for [`summary`].
+static TIMES: Mutex<Vec<(String, f32)>> = Mutex::new(Vec::new());
+
 /// Announces, does and times one step.
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> miette::Result<T>) -> miette::Result<T> {
     eprintln!("== {name}");
     let started = Instant::now();
-    let result = work().wrap_err_with(|| name.to_owned())?;
-    eprintln!("== {name}: {:.1} s", started.elapsed().as_secs_f32());
-    Ok(result)
+    let result = work().wrap_err_with(|| name.to_owned());
+    let seconds = started.elapsed().as_secs_f32();
+    eprintln!("== {name}: {seconds:.1} s{}", if result.is_ok() { "" } else { ", failed" });
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), seconds));
+    result
+}
+
+/// All steps so far and how long each took.
+pub(crate) fn summary() -> String {
+    let times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.iter().map(|(name, seconds)| format!("{seconds:8.1} s  {name}\n")).collect()
 }
