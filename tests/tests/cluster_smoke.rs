@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tp_tests::{Oracle, Sandbox, Target, run, target};
+use tp_tests::{PodNetwork, Sandbox, Target, run, target};
 
 /// Who holds this may send packets that are counted.
 static COUNTER: Mutex<()> = Mutex::new(());
@@ -62,10 +62,10 @@ fn in_the_pod_every_service_behaves_as_it_is_called() {
         eprintln!("{} is set: pods of another machine cannot be entered", target::CONTEXT);
         return;
     };
-    let oracle = Oracle::find(cluster, laptop, "default", "app=web").unwrap();
+    let pod = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
     let curl = |url: &str| {
         let arguments = ["-sS", "--connect-timeout", "3", url];
-        run::attempt(oracle.command("curl").unwrap().args(arguments)).unwrap()
+        run::attempt(pod.command("curl").unwrap().args(arguments)).unwrap()
     };
     for url in
         ["http://backend", "http://v6only", "http://external", "http://headless:8080", "http://db-0.db:8080"]
@@ -79,7 +79,7 @@ fn in_the_pod_every_service_behaves_as_it_is_called() {
     let script = "import errno, socket, sys\nfor name in sys.argv[1:]:\n  s = socket.socket(); s.settimeout(10)\n  \
                   print(errno.errorcode[s.connect_ex((name, 80))])";
     let names = ["refuse", "unreachable", "netunreachable"];
-    let answer = succeeded(oracle.command("/usr/bin/python3").unwrap().args(["-c", script]).args(names));
+    let answer = succeeded(pod.command("/usr/bin/python3").unwrap().args(["-c", script]).args(names));
     assert_eq!(answer, "ECONNREFUSED\nEHOSTUNREACH\nENETUNREACH");
 }
 

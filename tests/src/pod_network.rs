@@ -1,0 +1,52 @@
+//! A host program in a pod's network: what a program would see if it stood where `tp run` claims to put it.
+//!
+//! The program is this machine's, with the laptop's user, environment and files; only the network namespace, the
+//! resolv.conf and the hosts file are the pod's. So a difference to `tp run` can only be tp's doing, and no image
+//! with curl and the like has to be made. ([`crate::Oracle`] is a pod of its own, which a cluster's rules see as one.)
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::laptop::Place;
+use crate::{Cluster, Error, Laptop, containerd, run};
+
+/// The network of a running pod of the own cluster.
+#[derive(Debug, Clone)]
+pub struct PodNetwork {
+    laptop: Laptop,
+    place: Place,
+}
+
+impl PodNetwork {
+    /// That of the first running pod that `selector` (such as `app=web`) names in the namespace.
+    pub fn find(cluster: &Cluster, laptop: &Laptop, namespace: &str, selector: &str) -> Result<Self, Error> {
+        let path = "jsonpath={.items[0].status.containerStatuses[0].containerID}";
+        let running = ["get", "pods", "-l", selector, "--field-selector=status.phase=Running", "-o", path];
+        let answer = run::output(cluster.kubectl().args(["-n", namespace]).args(running))?;
+        let id = answer.strip_prefix("containerd://").ok_or_else(|| Error::Answer {
+            what: "kubectl, asked for the pod's container,",
+            answer: answer.clone(),
+        })?;
+        let pid = containerd::pid(cluster.layout(), id)?;
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        // Copies: a file of another mount namespace cannot be bound into this one.
+        let folder = cluster.layout().run("pod-network").join(id);
+        run::folder(&folder)?;
+        let copy = |name: &str| {
+            let from = process.join("root/etc").join(name);
+            let contents = fs::read(&from).map_err(Error::file("read", from))?;
+            let to = folder.join(name);
+            run::write(&to, contents)?;
+            Ok(to)
+        };
+        let place = Place { network: process.join("ns/net"), resolv_conf: copy("resolv.conf")?, hosts: copy("hosts")? };
+        Ok(Self { laptop: laptop.clone(), place })
+    }
+
+    /// A command that will run with the pod's network.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
+        self.laptop.command_in(&self.place, program)
+    }
+}
