@@ -1,29 +1,30 @@
-//! Many streams over one [`link`](crate::link): yamux, with its two edges rounded off.
+//! Many streams over one [`link`](crate::link): yamux, with its edges rounded off.
 //!
 //! The library has no task of its own: a connection moves only while somebody polls it, and whoever opens streams
-//! needs the connection itself. So one driver owns it, and [`Opener`]s ask the driver. And it gives a reader the same
-//! `Ok(0)` for an end, a reset and the death of the connection; a download that was cut off must not look
-//! complete, so [`MuxStream`] tells them apart.
+//! needs the connection itself. So one driver owns it, and [`Opener`]s ask the driver. Its streams cannot tell an
+//! end from a reset once a side has shut down, or from the death of the session, and a download that was cut off must
+//! not look complete; so each [`MuxStream`] says in its own bytes where it ends.
 //!
 //! Invariants: opening costs no round trip; one stream whose reader stalls does not stall the others (each has a
-//! window of its own); a stream dropped before it was shut down is reset.
+//! window of its own); a stream dropped before it was shut down is reset; nothing but the peer's own word is
+//! taken for an end.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use futures_util::io::AsyncRead as _;
-use futures_util::io::AsyncWrite as _;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-/// Streams that may be open at once in one session.
-pub const STREAMS_MAX: usize = 32 * 1024;
+mod stream;
+
+/// Streams that a client may have open at once in one session; further ones wait.
+pub const STREAMS_MAX: usize = 24 * 1024;
+/// Streams that the library is told to allow: more, as it ends the whole session at the first one too many.
+const STREAMS_CONFIGURED: usize = 2 * STREAMS_MAX;
 /// By how many bytes the windows of all streams together may outgrow the 256 KiB that each starts with.
 const WINDOWS_GROW_BY: usize = 64 * 1024 * 1024;
 /// Longest frame in bytes; it is also how long a small stream waits for a busy one.
@@ -34,9 +35,9 @@ const OPENS_WAITING: usize = 1024;
 fn config() -> Config {
     let mut config = Config::default();
     config.set_max_connection_receive_window(None);
-    config.set_max_num_streams(STREAMS_MAX);
+    config.set_max_num_streams(STREAMS_CONFIGURED);
     config.set_max_connection_receive_window(Some(
-        STREAMS_MAX * yamux::DEFAULT_CREDIT as usize + WINDOWS_GROW_BY,
+        STREAMS_CONFIGURED * yamux::DEFAULT_CREDIT as usize + WINDOWS_GROW_BY,
     ));
     config.set_split_send_size(FRAME_MAX);
     config
@@ -47,6 +48,7 @@ fn config() -> Config {
 pub struct Opener {
     /// whoever wants a stream --a place for it--> driver
     opens_tx: mpsc::Sender<oneshot::Sender<MuxStream>>,
+    places: Arc<Semaphore>,
 }
 
 impl Opener {
@@ -55,9 +57,15 @@ impl Opener {
     /// # Errors
     /// `NotConnected` when the session has ended.
     pub async fn open(&self) -> io::Result<MuxStream> {
+        let place = tokio::select! {
+            place = self.places.clone().acquire_owned() => place.map_err(|_| ended())?,
+            () = self.opens_tx.closed() => return Err(ended()),
+        };
         let (stream_tx, stream_rx) = oneshot::channel();
         self.opens_tx.send(stream_tx).await.map_err(|_| ended())?;
-        stream_rx.await.map_err(|_| ended())
+        let mut stream = stream_rx.await.map_err(|_| ended())?;
+        stream.keep(place);
+        Ok(stream)
     }
 
     /// Waits until the session has ended.
@@ -77,8 +85,10 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
-    let mut driver = Driver { session: Session::new(io, Mode::Client), opens_rx, waiting: None };
-    (Opener { opens_tx }, async move { poll_fn(|cx| driver.poll(cx)).await })
+    let places = Arc::new(Semaphore::new(STREAMS_MAX));
+    let session = Session::new(io, Mode::Client);
+    let mut driver = Driver { session, opens_rx, waiting: None, places: places.clone() };
+    (Opener { opens_tx, places }, async move { poll_fn(|cx| driver.poll(cx)).await })
 }
 
 /// Starts a session as its server.
@@ -114,41 +124,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
     }
 }
 
-/// A connection, and what its streams must learn when it dies.
 #[derive(Debug)]
 struct Session<IO> {
     connection: Connection<Compat<IO>>,
-    dead: Arc<AtomicBool>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     fn new(io: IO, mode: Mode) -> Self {
-        Self { connection: Connection::new(io.compat(), config(), mode), dead: Arc::default() }
-    }
-
-    fn stream(&self, inner: yamux::Stream) -> MuxStream {
-        MuxStream { inner, dead: self.dead.clone(), shut: false }
+        Self { connection: Connection::new(io.compat(), config(), mode) }
     }
 
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<MuxStream>>> {
         Poll::Ready(match ready!(self.connection.poll_next_inbound(cx)) {
-            Some(Ok(stream)) => Ok(Some(self.stream(stream))),
-            Some(Err(error)) => {
-                self.dead.store(true, Ordering::Relaxed);
-                Err(io_error(error))
-            }
-            None => {
-                self.dead.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
+            Some(Ok(stream)) => Ok(Some(MuxStream::new(stream))),
+            Some(Err(error)) => Err(io_error(error)),
+            None => Ok(None),
         })
-    }
-}
-
-impl<IO> Drop for Session<IO> {
-    fn drop(&mut self) {
-        // Before the connection's own drop wakes the streams' readers.
-        self.dead.store(true, Ordering::Relaxed);
     }
 }
 
@@ -157,31 +148,39 @@ struct Driver<IO> {
     /// whoever wants a stream --a place for it--> driver
     opens_rx: mpsc::Receiver<oneshot::Sender<MuxStream>>,
     waiting: Option<oneshot::Sender<MuxStream>>,
+    /// Streams hold a place each, so the session is out of use when all are free and no opener is left.
+    places: Arc<Semaphore>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.waiting.is_none()
-                && let Poll::Ready(Some(open)) = self.opens_rx.poll_recv(cx)
-            {
-                self.waiting = Some(open);
+            let mut unused = false;
+            if self.waiting.is_none() {
+                match self.opens_rx.poll_recv(cx) {
+                    Poll::Ready(Some(open)) => self.waiting = Some(open),
+                    Poll::Ready(None) => unused = self.places.available_permits() == STREAMS_MAX,
+                    Poll::Pending => {}
+                }
             }
             if let Some(open) = self.waiting.take() {
                 match self.session.connection.poll_new_outbound(cx) {
                     Poll::Ready(Ok(stream)) => {
-                        drop(open.send(self.session.stream(stream)));
+                        drop(open.send(MuxStream::new(stream)));
                         continue;
                     }
-                    // Too many streams is this caller's trouble; anything else shows again below.
+                    // The session has ended, which shows again below.
                     Poll::Ready(Err(_)) => {}
                     Poll::Pending => self.waiting = Some(open),
                 }
             }
-            match ready!(self.session.poll_inbound(cx))? {
+            // Before closing: the last streams' last words are to leave first.
+            match self.session.poll_inbound(cx)? {
                 // A server has no business opening streams: dropped, it is reset.
-                Some(stream) => drop(stream),
-                None => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(stream)) => drop(stream),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending if unused => return self.session.connection.poll_close(cx).map_err(io_error),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -195,67 +194,7 @@ fn io_error(error: ConnectionError) -> io::Error {
     }
 }
 
-/// One stream of a session. Dropping it without shutting it down resets it.
-#[derive(Debug)]
-pub struct MuxStream {
-    inner: yamux::Stream,
-    dead: Arc<AtomicBool>,
-    shut: bool,
-}
-
-impl MuxStream {
-    fn reset(&self) -> io::Error {
-        let what = if self.dead.load(Ordering::Relaxed) {
-            "the session ended below the stream"
-        } else {
-            "the other side reset the stream"
-        };
-        io::Error::new(io::ErrorKind::ConnectionReset, what)
-    }
-}
-
-impl AsyncRead for MuxStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let place = buf.initialize_unfilled();
-        let wanted = place.len();
-        let length = match ready!(Pin::new(&mut this.inner).poll_read(cx, place)) {
-            Ok(length) => length,
-            Err(_) => return Poll::Ready(Err(this.reset())),
-        };
-        if length == 0 && wanted > 0 {
-            let cut = this.inner.is_closed() && (!this.shut || this.dead.load(Ordering::Relaxed));
-            if cut {
-                return Poll::Ready(Err(this.reset()));
-            }
-        }
-        buf.set_filled(before.saturating_add(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for MuxStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.shut {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut this.inner).poll_write(cx, buf).map_err(|_| this.reset())
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        Pin::new(&mut this.inner).poll_flush(cx).map_err(|_| this.reset())
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.inner).poll_close(cx)).map_err(|_| this.reset())?;
-        this.shut = true;
-        Poll::Ready(Ok(()))
-    }
-}
+pub use stream::MuxStream;
 
 #[cfg(test)]
 mod tests;

@@ -65,6 +65,50 @@ async fn a_dropped_stream_is_a_reset_and_not_an_end() {
 }
 
 #[tokio::test]
+async fn a_reset_after_the_own_end_is_still_a_reset() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    here.shutdown().await.unwrap();
+    assert_eq!(there.read(&mut [0]).await.unwrap(), 0);
+    there.write_all(b"half of i").await.unwrap();
+    there.flush().await.unwrap();
+    drop(there);
+    let mut got = Vec::new();
+    assert_eq!(here.read_to_end(&mut got).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(got, b"half of i");
+}
+
+#[tokio::test]
+async fn whoever_writes_to_a_stream_that_ended_and_went_is_told() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    there.shutdown().await.unwrap();
+    drop(there);
+    assert_eq!(here.read(&mut [0]).await.unwrap(), 0);
+    let chunk = [0; 4096];
+    let error = loop {
+        if let Err(error) = here.write_all(&chunk).await {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_session_ends_when_nobody_uses_it_and_what_was_written_has_arrived() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    here.write_all(b"last words").await.unwrap();
+    here.shutdown().await.unwrap();
+    drop((here, pair.opener));
+    pair.driver.await.unwrap().unwrap();
+    pair.server.await.unwrap().unwrap();
+    let mut got = Vec::new();
+    there.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"last words");
+}
+
+#[tokio::test]
 async fn the_end_of_the_session_resets_its_streams() {
     let mut pair = pair();
     let (mut here, mut there) = pair.stream().await;
