@@ -41,7 +41,11 @@ impl PodNetwork {
             run::write(&to, contents)?;
             Ok(to)
         };
-        let place = Place { network: process.join("ns/net"), resolv_conf: copy("resolv.conf")?, hosts: copy("hosts")? };
+        let place = Place {
+            network: process.join("ns/net"),
+            resolv_conf: copy("resolv.conf")?,
+            hosts: copy("hosts")?,
+        };
         Ok(Self { laptop: laptop.clone(), place })
     }
 
