@@ -51,7 +51,7 @@ fn a_launcher_that_dies_while_it_is_asked_ends_the_question() {
             "-c",
             "import socket, sys
 l = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); l.bind(sys.argv[1]); l.listen(1); print(flush=True)
-c, _ = l.accept(); c.recv(4096)",
+c, _ = l.accept(); c.recv(4096); print('asked', flush=True)",
         ])
         .arg(&path)
         .stdout(std::process::Stdio::piped())
@@ -68,7 +68,12 @@ c, _ = l.accept(); c.recv(4096)",
         command.args(["-c", "import socket; print(socket.socket().connect_ex(('10.96.0.7', 80)))"]),
     );
     assert_eq!(said, format!("{LAUNCHER_GONE}\n"));
-    assert!(dying.wait().unwrap().success());
+    // A shim that did not ask must not hang the test.
+    let _ = dying.kill();
+    line.clear();
+    std::io::Read::read_to_string(&mut ready, &mut line).unwrap();
+    let _ = dying.wait();
+    assert_eq!(line, "asked\n");
 }
 
 /// Another user who got hold of the path is not the launcher. Needs root to be two users.

@@ -11,6 +11,7 @@ use nix::libc;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 use tp_abi::env::GATE_V4;
 use tp_abi::wire::{Address, Ip};
 
@@ -83,9 +84,10 @@ fn own_address(socket: &OwnedFd) -> SocketAddr {
 }
 
 /// Waits until the program's own connect() has begun. The kernel tells nobody when it does; `false` if the program
-/// gave the socket up before.
+/// gave the socket up before, or has not begun after a time that no test leaves it.
 pub(super) fn wait_until_parked(socket: &OwnedFd) -> bool {
-    loop {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
         // SAFETY: `tcp_info` is integers, for which zero is a value.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
         option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info);
@@ -95,6 +97,7 @@ pub(super) fn wait_until_parked(socket: &OwnedFd) -> bool {
             _ => return false,
         }
     }
+    false
 }
 
 /// Makes a parked socket fail: it is taken back, which leaves ECONNRESET as its error (EPIPE for a program that waits
