@@ -101,7 +101,7 @@ pub fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
     copy
 }
 
-/// A question for `name`, with EDNS or without; its id is 0, as [`exchange`](super::exchange) sets its own. `None`
+/// A question for `name`, with EDNS or without; its id is 0, as [`exchange`](mod@super::exchange) sets its own. `None`
 /// for a name that DNS cannot carry.
 #[must_use]
 pub fn question(name: &Name, kind: RecordType, edns: bool) -> Option<Vec<u8>> {
