@@ -22,7 +22,7 @@ use yamux::{Config, Connection, ConnectionError, Mode};
 mod stream;
 
 /// Streams that a client may have open at once in one session; further ones wait.
-pub const STREAMS_MAX: usize = 24 * 1024;
+pub const STREAMS_MAX: usize = 16 * 1024;
 /// Streams that the library is told to allow: more, as it ends the whole session at the first one too many.
 const STREAMS_CONFIGURED: usize = 2 * STREAMS_MAX;
 /// By how many bytes the windows of all streams together may outgrow the 256 KiB that each starts with.

@@ -110,7 +110,7 @@ impl Resolver {
 
     /// A resolver with settings that no file changes.
     #[cfg(test)]
-    fn fixed(settings: Settings, hosts: Hosts) -> Self {
+    pub(crate) fn fixed(settings: Settings, hosts: Hosts) -> Self {
         let resolver = Self::new("/nonexistent/resolv.conf", "/nonexistent/hosts");
         let read = Read { stamp: resolver.stamp(), settings: Arc::new(settings), hosts: Arc::new(hosts) };
         *resolver.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
@@ -313,4 +313,4 @@ fn local(hosts: &Hosts, name: &str, families: Families) -> Option<Vec<Vec<u8>>> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

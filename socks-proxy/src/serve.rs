@@ -166,3 +166,6 @@ async fn session(agent: &Arc<Agent>, link: Link<TcpStream>) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,22 +11,24 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
 
-type Asked = Arc<Lock<Vec<String>>>;
+pub(crate) type Asked = Arc<Lock<Vec<String>>>;
 
 /// A nameserver that knows some A records. Unknown names do not exist.
 #[derive(Clone, Default)]
-struct Zone {
+pub(crate) struct Zone {
     records: HashMap<&'static str, Vec<IpAddr>>,
     /// Answers over UDP are cut.
     truncates: bool,
     /// Says this to everything.
     code: Option<ResponseCode>,
+    /// Questions for this name are not answered.
+    pub(crate) ignores: Option<&'static str>,
     /// First sends answers that are not to the question.
     lies: bool,
 }
 
 impl Zone {
-    fn of(records: &[(&'static str, &str)]) -> Self {
+    pub(crate) fn of(records: &[(&'static str, &str)]) -> Self {
         let mut zone = Self::default();
         for (name, address) in records {
             zone.records.entry(name).or_default().push(address.parse().unwrap());
@@ -50,7 +52,7 @@ impl Zone {
     }
 
     /// Serves on a free port; gives its address and the list of what it was asked.
-    async fn serve(self) -> (SocketAddr, Asked) {
+    pub(crate) async fn serve(self) -> (SocketAddr, Asked) {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = udp.local_addr().unwrap();
         let tcp = TcpListener::bind(address).await.unwrap();
@@ -66,6 +68,10 @@ impl Zone {
             let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
             let question = &buffer[..length];
             note(&asked, "udp", question);
+            let name = Head::read(question).unwrap().query.name().to_ascii();
+            if self.ignores.is_some_and(|ignored| name.trim_end_matches('.') == ignored) {
+                continue;
+            }
             let mut answer = self.answer(question);
             if self.lies {
                 let other = message::with_id(&answer, [answer[0] ^ 1, answer[1]]);
