@@ -13,9 +13,11 @@ use libc::{addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssiz
 /// Marks a function that this libc does not have, so that it is looked for once.
 static MISSING: u8 = 0;
 
+/// dlsym takes "next" from its return address: it must return to this object, so it must never be a tail call.
+#[inline(never)]
 fn find(place: &AtomicPtr<c_void>, name: *const c_char) -> *mut c_void {
     // SAFETY: `name` is a string that ends with NUL.
-    let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, name) };
+    let mut found = core::hint::black_box(unsafe { libc::dlsym(libc::RTLD_NEXT, name) });
     if found.is_null() {
         found = (&raw const MISSING).cast_mut().cast();
     }
