@@ -217,3 +217,59 @@ os.close(held.pop()); print(s.connect_ex(('10.96.0.7', 80)))",
     );
     assert_eq!(said, "24\n0\n");
 }
+
+/// Steps: a socket is bound to an address and a port before it connects; it keeps both, and reaches the pod.
+#[test]
+fn a_socket_bound_before_connect_keeps_its_own_address() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo);
+    let said = launcher.python(
+        "import socket
+s = socket.socket(); s.bind(('127.0.0.2', 0)); own = s.getsockname()
+s.connect(('10.96.0.7', 80)); s.sendall(b'x'); print(s.recv(1), s.getsockname() == own, s.getpeername())",
+    );
+    assert_eq!(said, "b'x' True ('10.96.0.7', 80)\n");
+}
+
+/// Steps: half of a connection is closed; the other half still brings what the pod sends.
+#[test]
+fn half_a_connection_can_be_closed() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo);
+    let said = launcher.python(
+        "import socket
+s = socket.create_connection(('10.96.0.7', 80)); s.sendall(b'x' * 100000); s.shutdown(socket.SHUT_WR)
+n = 0
+while data := s.recv(65536): n += len(data)
+print(n)",
+    );
+    assert_eq!(said, "100000\n");
+}
+
+/// A buffer shorter than the address gets its beginning and the whole length, as from the kernel (getpeername(2)).
+#[test]
+fn a_short_buffer_gets_a_truncated_peer() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo);
+    let said = launcher.python(
+        "import socket, ctypes
+s = socket.create_connection(('10.96.0.7', 80)); room = ctypes.create_string_buffer(b'\\xff' * 16, 16)
+length = ctypes.c_uint32(6); print(ctypes.CDLL(None).getpeername(s.fileno(), room, ctypes.byref(length)))
+print(room.raw[:8].hex(), length.value)",
+    );
+    assert_eq!(said, "0\n020000500a60ffff 16\n");
+}
+
+/// With TP_DEBUG each decision is one line on standard error, and nothing else changes.
+#[test]
+fn a_program_can_be_debugged() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo);
+    let output = launcher
+        .command("/usr/bin/python3")
+        .env("TP_DEBUG", "1")
+        .args(["-c", "import socket; socket.create_connection(('10.96.0.7', 80)).close()"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "tp: connect [10.96.0.7]:80 parked\n");
+}
