@@ -67,8 +67,7 @@ fn network(layout: &Layout) -> String {
 
 /// Imports an archive as `docker save` writes it, for pods to use.
 pub fn load(layout: &Layout, archive: &Path) -> Result<String, Error> {
-    run::output(ctr(layout).args(["images", "import", "--local"]).arg(archive))
-        .or_else(|_| run::output(ctr(layout).args(["images", "import"]).arg(archive)))
+    run::output(ctr(layout).args(["images", "import"]).arg(archive))
 }
 
 /// `ctr` for the namespace that Kubernetes uses.

@@ -184,6 +184,13 @@ fn hierarchies() -> Vec<PathBuf> {
 /// Makes the cgroup of all pods, which kubelet wants to find.
 pub fn create_cgroups() -> Result<(), Error> {
     for hierarchy in hierarchies() {
+        // In version 2 a group has the controllers that its parent hands down. A root that may not hand one down (in
+        // a container) says so by EBUSY, and kubelet then names the controller that it misses.
+        for controller in
+            fs::read_to_string(hierarchy.join("cgroup.controllers")).unwrap_or_default().split_whitespace()
+        {
+            let _ = fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
         let group = hierarchy.join(CGROUP);
         run::folder(&group)?;
         // In version 1 a new cpuset is empty, and nothing can run in it.

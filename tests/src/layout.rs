@@ -1,7 +1,7 @@
 //! Where everything of the cluster lies on this machine, and the addresses it uses inside its namespaces.
 //!
 //! Invariant: all that `up` leaves behind is below [`Layout::state`], below [`Layout::cache`], or carries the prefix
-//! `tp-`; `down` removes everything but the cache.
+//! `tp-`. `down` removes what ran; the built programs, the installed tp and the laptop's home folder stay.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -15,21 +15,41 @@ const SKIPPED: [&str; 3] = ["target", "corpus", "artifacts"];
 /// The shim has no std and can only be compiled under a profile of its own, so it is checked apart.
 pub(crate) const NOT_SHIM: [&str; 3] = ["--workspace", "--exclude", "tp-shim"];
 
+/// What a step is called, and what it does.
+type Step = (&'static str, fn() -> miette::Result<()>);
+
+/// Every step is done whatever the others said: all that is wrong is told at once.
 pub(crate) fn run() -> miette::Result<()> {
-    step("fmt", || must(&mut cargo(["fmt", "--all", "--check"])))?;
-    step("sizes and layers", || sizes().and_then(|()| layers::run()))?;
-    step("clippy", || {
-        must(cargo(["clippy", "--all-targets"]).args(NOT_SHIM).args(["--", "-D", "warnings"]))?;
-        must(&mut cargo(["clippy", "-p", "tp-shim", "--profile", "shim", "--", "-D", "warnings"]))
-    })?;
-    step("doc", || {
-        let arguments = ["doc", "--no-deps", "--document-private-items"];
-        must(cargo(arguments).args(NOT_SHIM).env("RUSTDOCFLAGS", "-D warnings"))
-    })?;
-    step("unit tests", || {
-        must(cargo(["test", "--quiet", "--lib", "--bins"]).args(NOT_SHIM))?;
-        must(&mut cargo(["test", "--quiet", "-p", "tp-shim", "--lib"]))
-    })
+    let steps: [Step; 5] = [
+        ("fmt", || must(&mut cargo(["fmt", "--all", "--check"]))),
+        ("sizes and layers", || sizes().and_then(|()| layers::run())),
+        ("clippy", clippy),
+        ("doc", doc),
+        ("unit tests", unit_tests),
+    ];
+    let mut failed = Vec::new();
+    for (name, work) in steps {
+        if let Err(error) = step(name, work) {
+            eprintln!("{error:?}");
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(miette!("check: failed: {}", failed.join(", "))) }
+}
+
+fn clippy() -> miette::Result<()> {
+    must(cargo(["clippy", "--keep-going", "--all-targets"]).args(NOT_SHIM).args(["--", "-D", "warnings"]))?;
+    must(&mut cargo(["clippy", "-p", "tp-shim", "--profile", "shim", "--", "-D", "warnings"]))
+}
+
+fn doc() -> miette::Result<()> {
+    let arguments = ["doc", "--keep-going", "--no-deps", "--document-private-items"];
+    must(cargo(arguments).args(NOT_SHIM).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn unit_tests() -> miette::Result<()> {
+    must(cargo(["test", "--quiet", "--no-fail-fast", "--lib", "--bins"]).args(NOT_SHIM))?;
+    must(&mut cargo(["test", "--quiet", "-p", "tp-shim", "--lib"]))
 }
 
 /// A file that nobody reads to its end is where errors live.
