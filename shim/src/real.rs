@@ -74,6 +74,8 @@ macro_rules! originals {
 pub(crate) type Strings = *const *const c_char;
 
 originals! {
+    /// socket(2).
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int, or -1;
     /// connect(2).
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int, or -1;
     /// sendto(2).

@@ -273,3 +273,16 @@ fn a_program_can_be_debugged() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "tp: connect [10.96.0.7]:80 parked\n");
 }
+
+/// Linux does not finish a simultaneous open of MPTCP, so a program that wants MPTCP gets TCP, as from such a peer.
+#[test]
+fn mptcp_falls_back_to_tcp() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo);
+    let said = launcher.python(
+        "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.settimeout(20)
+s.connect(('10.96.0.7', 80)); s.sendall(b'x'); print(s.recv(1))",
+    );
+    assert_eq!(said, "b'x'\n");
+}

@@ -1,4 +1,5 @@
-//! getpeername(2), getsockopt(2) and setsockopt(2): what a program is told about a socket that came by the gate.
+//! socket(2), getpeername(2), getsockopt(2) and setsockopt(2): a socket that can go by the gate, and what a program is
+//! told about it.
 //!
 //! The kernel knows the park, not where the program wanted to go, and knows why the launcher made a socket fail, not
 //! why the far end did. The launcher knows both, by the socket's cookie.
@@ -11,6 +12,20 @@ use crate::{real, sys};
 use core::ffi::{c_int, c_void};
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::wire::{Answer, Question};
+
+/// MPTCP (protocol 262, mptcp(7) of Linux) falls back to TCP with a peer that does not speak it, so a program that asks
+/// for it must live with TCP; and TCP is what the gate can open.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    let inet = matches!(domain, libc::AF_INET | libc::AF_INET6);
+    let protocol = if inet && protocol == libc::IPPROTO_MPTCP && config::get().is_some() {
+        libc::IPPROTO_TCP
+    } else {
+        protocol
+    };
+    // SAFETY: three numbers.
+    unsafe { real::socket(domain, kind, protocol) }
+}
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn getpeername(fd: c_int, address: *mut Sockaddr, length: *mut socklen_t) -> c_int {
