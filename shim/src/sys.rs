@@ -121,6 +121,14 @@ pub(crate) fn option<T: Copy + Default>(fd: c_int, level: c_int, name: c_int) ->
     (length as usize == size_of::<T>()).then_some(value)
 }
 
+/// Sets a socket option that is an `int`.
+pub(crate) fn set_option(fd: c_int, level: c_int, name: c_int, value: c_int) -> Result<(), Errno> {
+    let value_at = (&raw const value).expose_provenance();
+    let args = [register(fd), register(level), register(name), value_at, size_of::<c_int>(), 0];
+    // SAFETY: the kernel reads one `int`.
+    unsafe { call(libc::SYS_setsockopt, args) }.map(|_| ())
+}
+
 /// `getpeername(2)` into `buffer`: the length of the address.
 pub(crate) fn peer(fd: c_int, buffer: &mut [u8]) -> Option<usize> {
     let mut length = libc::socklen_t::try_from(buffer.len()).ok()?;

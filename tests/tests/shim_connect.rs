@@ -286,3 +286,17 @@ s.connect(('10.96.0.7', 80)); s.sendall(b'x'); print(s.recv(1))",
     );
     assert_eq!(said, "b'x'\n");
 }
+
+/// The park lets packets of the highest time to live in; a socket that asks for it must not be accepted by the park.
+#[test]
+fn a_socket_with_the_highest_ttl_waits_for_the_pod_too() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Held).far(POD6, Far::Held);
+    let said = launcher.python(
+        "import socket, select
+for family, ip, level, name in ((2, '10.96.0.7', 0, 2), (10, '::ffff:10.96.0.7', 0, 2), (10, 'fd00::7', 41, 16)):
+    s = socket.socket(family); s.setsockopt(level, name, 255); s.setblocking(False)
+    print(s.connect_ex((ip, 80)), select.select([], [s], [], 0.2)[1])",
+    );
+    assert_eq!(said, "115 []\n".repeat(3));
+}

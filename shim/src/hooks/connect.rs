@@ -17,7 +17,7 @@ use crate::{real, sys};
 use core::ffi::c_int;
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::errno::LAUNCHER_GONE;
-use tp_abi::wire::{Address, Answer, Question};
+use tp_abi::wire::{Address, Answer, Ip, Question};
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn connect(fd: c_int, address: *const Sockaddr, length: socklen_t) -> c_int {
@@ -76,6 +76,9 @@ fn carry(
 }
 
 fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bool) -> c_int {
+    if !keeps_out_of_the_park(fd, park.ip) {
+        return fail(LAUNCHER_GONE);
+    }
     let mut room = [0; ROOM];
     let Some(park) = sockaddr::spell(park, v6_socket, &mut room) else { return fail(LAUNCHER_GONE) };
     // SAFETY: `park` is a socket address of `park.len()` bytes, at most ROOM.
@@ -92,6 +95,19 @@ fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bo
         Ok(errno) => fail(errno.unwrap_or(told)),
         Err(Unanswered::Exhausted(_)) => fail(told),
         Err(Unanswered::Gone) => fail(LAUNCHER_GONE),
+    }
+}
+
+/// The park drops SYNs with a time to live below 255 (`IP_MINTTL`, ip(7)) and would accept others, before the far end
+/// did. So a socket must not have 255; what it has means nothing on loopback otherwise.
+fn keeps_out_of_the_park(fd: c_int, park: Ip) -> bool {
+    let (level, name) = match park {
+        Ip::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        Ip::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    };
+    match sys::option::<c_int>(fd, level, name) {
+        Some(255) => sys::set_option(fd, level, name, 64).is_ok(),
+        _ => true,
     }
 }
 
