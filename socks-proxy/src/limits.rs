@@ -46,7 +46,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            strangers: Limit::new(64),
+            strangers: Limit::new(256),
             clients: Limit::new(1024),
             conversations: Limit::new(20_000),
             dials: Limit::new(4096),

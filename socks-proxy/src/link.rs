@@ -30,6 +30,8 @@ use wire::{Incoming, Outgoing};
 pub const PING_EVERY: Duration = Duration::from_secs(5);
 /// A side that hears nothing at all for so long declares the link dead.
 pub const SILENCE: Duration = Duration::from_secs(20);
+/// Bytes that a refused client may have sent ahead and still read the refusal.
+const FAREWELL_MAX: u64 = 64 * 1024;
 /// Bytes that a link buffers each way.
 pub const BUFFER: usize = 128 * 1024;
 
@@ -147,7 +149,7 @@ pub fn connect<IO>(io: IO, token: &[u8; TOKEN_LEN]) -> Link<IO> {
 ///
 /// # Errors
 /// Those of `io`; [`LinkError::NotALink`] for other bytes (nothing is answered); [`LinkError::Refused`] for a token
-/// that is not `token`'s (answered, then shut down). There is no time limit here: the caller sets one.
+/// that is not `token`'s (answered, then read on until the client closes). There is no time limit here: the caller sets one.
 pub async fn accept<IO>(mut io: IO, token: &TokenDigest, flags: Flags) -> io::Result<Link<IO>>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -158,6 +160,9 @@ where
     if !token.matches(proof) {
         io.write_all(&frames::server_hello(None)).await?;
         io.shutdown().await?;
+        // The client has sent frames already; closed over them, the connection would be reset, and the answer lost.
+        let rest = tokio::io::copy(&mut (&mut io).take(FAREWELL_MAX), &mut tokio::io::sink()).await;
+        drop(rest);
         return Err(LinkError::Refused.into());
     }
     let answer = frames::server_hello(Some(flags));

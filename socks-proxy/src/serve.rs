@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -81,7 +81,7 @@ async fn greet(agent: Arc<Agent>, connection: TcpStream, stranger: Permit) -> io
         let proved = timeout(HANDSHAKE, log_in(&agent.token, &mut inbox)).await??;
         let present = Present::enter(&agent).filter(|_| proved);
         if present.is_none() {
-            return farewell(inbox).await;
+            return inbox.end().await;
         }
         drop(stranger);
         conversation::answer_request(&agent, inbox).await
@@ -112,23 +112,6 @@ async fn log_in(token: &TokenDigest, inbox: &mut Inbox<TcpStream>) -> io::Result
     let accepted = known && credentials.user() == USER;
     inbox.write_all(&credentials_status(accepted)).await?;
     Ok(accepted)
-}
-
-/// Closes so that the last words arrive: a close with unread bytes would be a reset, which overtakes them.
-async fn farewell(mut inbox: Inbox<TcpStream>) -> io::Result<()> {
-    inbox.shutdown().await?;
-    let rest = async {
-        let mut scratch = [0; 512];
-        let mut seen = 0;
-        while seen < proto::MESSAGE_MAX {
-            match inbox.read(&mut scratch).await? {
-                0 => break,
-                length => seen += length,
-            }
-        }
-        Ok(())
-    };
-    timeout(std::time::Duration::from_secs(1), rest).await.unwrap_or(Ok(()))
 }
 
 /// Serves the streams of a link until its client closes it, or until the agent stops and its relays are done.

@@ -370,7 +370,7 @@ async fn a_bad_start_says_why_in_one_line() {
 async fn a_flood_of_strangers_costs_little_and_ends() {
     let agent = Agent::start(&[]).await;
     let mut strangers = Vec::new();
-    for number in 0..400_u32 {
+    for number in 0..800_u32 {
         let mut stream = agent.tcp().await;
         let start: &[u8] = if number % 2 == 0 { b"tp-link1" } else { b"\x05\xff" };
         // Those beyond the limit are closed under the write.

@@ -70,14 +70,17 @@ async fn exchange(client: Link<DuplexStream>, sent: &[u8]) -> (Vec<u8>, Link<Dup
 #[tokio::test]
 async fn a_wrong_token_is_refused_on_both_sides() {
     let (laptop, pod) = duplex(1024);
+    let server = tokio::spawn(async move { accept(pod, &TokenDigest::of(&TOKEN), FLAGS).await });
     let mut client = connect(laptop, &[8; TOKEN_LEN]);
+    client.write_all(&[0; 2048]).await.unwrap();
     client.flush().await.unwrap();
-    let refused = accept(pod, &TokenDigest::of(&TOKEN), FLAGS).await.unwrap_err();
-    assert_eq!(reason(&refused), Some(&LinkError::Refused));
-
     let error = client.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(reason(&error), Some(&LinkError::Refused));
+
+    drop(client);
+    let refused = server.await.unwrap().unwrap_err();
+    assert_eq!(reason(&refused), Some(&LinkError::Refused));
 }
 
 #[tokio::test]

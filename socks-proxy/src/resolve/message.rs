@@ -35,7 +35,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads the head of a message; `None` if it has no header or not exactly one question.
+    /// Reads the head of a message; `None` if it has no header or not exactly one question. A question's name has
+    /// nothing before it but the header, so one that points there is refused: it would change with the flags.
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Self> {
         let mut decoder = BinDecoder::new(message);
@@ -44,6 +45,9 @@ impl Head {
             return None;
         }
         let query = Query::read(&mut decoder).ok()?;
+        if !is_spelled_out(message) {
+            return None;
+        }
         Some(Self {
             response: header.metadata.message_type == MessageType::Response,
             truncated: header.metadata.truncation,
@@ -72,6 +76,19 @@ impl Head {
     pub fn found(&self) -> bool {
         self.code == ResponseCode::NoError && self.answers > 0
     }
+}
+
+/// Whether the name right after the header has no compression pointer in it (RFC 1035, 4.1.4).
+fn is_spelled_out(message: &[u8]) -> bool {
+    let mut rest = message.get(HEADER_LEN..).unwrap_or_default();
+    while let Some((length, after)) = rest.split_first() {
+        match length {
+            0 => return true,
+            1..=63 => rest = after.get(usize::from(*length)..).unwrap_or_default(),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Whether a message says that its sender cannot make sense of the question, as servers that do not know EDNS do

@@ -53,9 +53,18 @@ impl Zone {
 
     /// Serves on a free port; gives its address and the list of what it was asked.
     pub(crate) async fn serve(self) -> (SocketAddr, Asked) {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        self.serve_on("127.0.0.1:0").await
+    }
+
+    async fn serve_on(self, address: &str) -> (SocketAddr, Asked) {
+        // The port that UDP gets may be somebody else's over TCP: the next one is tried then.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind(address).await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let asked = Asked::default();
         tokio::spawn(self.clone().over_udp(udp, asked.clone()));
         tokio::spawn(self.over_tcp(tcp, asked.clone()));
@@ -237,6 +246,26 @@ async fn a_forwarded_question_comes_back_with_its_id_and_a_failure_when_nobody_a
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let failed = resolver(&[closed], "options attempts:1\n").forward(&question, false).await;
     assert_eq!(failed, message::failure(&question));
+}
+
+#[tokio::test]
+async fn an_ipv6_nameserver_is_asked_over_udp_and_tcp() {
+    let zone = Zone { truncates: true, ..Zone::of(&[("a.test", "10.0.0.9")]) };
+    let (server, asked) = zone.serve_on("[::1]:0").await;
+    let found = resolver(&[server], "").addresses("a.test.", Families { ipv4: true, ipv6: false }).await;
+    assert_eq!(found.unwrap(), ips(&["10.0.0.9"]));
+    assert_eq!(*asked.lock().unwrap(), ["udp A a.test.", "tcp A a.test."]);
+}
+
+#[tokio::test]
+async fn rotate_takes_the_nameservers_in_turn() {
+    let (one, asked_one) = Zone::of(&[("a.test", "10.0.0.1")]).serve().await;
+    let (two, asked_two) = Zone::of(&[("a.test", "10.0.0.1")]).serve().await;
+    let resolver = resolver(&[one, two], "options rotate\n");
+    for _ in 0..4 {
+        resolver.addresses("a.test.", Families { ipv4: true, ipv6: false }).await.unwrap();
+    }
+    assert_eq!((asked_one.lock().unwrap().len(), asked_two.lock().unwrap().len()), (2, 2));
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ pub(super) async fn lookup(
             for message in messages {
                 inbox.write_all(&framed(&message)).await?;
             }
-            inbox.shutdown().await
+            inbox.end().await
         }
         Err(ResolveError::NoAnswer { .. }) => refuse(inbox, reply::TTL_EXPIRED).await,
         Err(_) => refuse(inbox, reply::HOST_UNREACHABLE).await,
@@ -195,5 +195,5 @@ pub(super) async fn environ(mut inbox: Inbox<impl Connection>) -> io::Result<()>
         bytes.push(0);
     }
     inbox.write_all(&bytes).await?;
-    inbox.shutdown().await
+    inbox.end().await
 }

@@ -29,7 +29,7 @@ pub(super) async fn converse(agent: &Agent, stream: impl Connection) -> io::Resu
     inbox.write_all(&[proto::VERSION, method]).await?;
     inbox.flush().await?;
     if !offered {
-        return inbox.shutdown().await;
+        return inbox.end().await;
     }
     answer_request(agent, inbox).await
 }
@@ -69,7 +69,7 @@ pub(super) async fn refuse(inbox: Inbox<impl Connection>, code: u8) -> io::Resul
 /// Sends a reply and ends the conversation.
 pub(super) async fn finish(mut inbox: Inbox<impl Connection>, reply: &Reply) -> io::Result<()> {
     send(&mut inbox, reply).await?;
-    inbox.shutdown().await
+    inbox.end().await
 }
 
 /// Sends a reply.

@@ -7,26 +7,33 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::limits::EARLY_MAX;
 use crate::mux::MuxStream;
 use crate::proto::{MESSAGE_MAX, ProtoError};
 
+/// How long the last words may take to arrive.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How many bytes of a client are passed over meanwhile.
+const FAREWELL_MAX: u64 = 64 * 1024;
+
 /// A connection that can be torn so that the client sees it was.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {
-    /// An end without data before it means that the client is gone. A closed TCP socket looks like that; the
-    /// launcher's streams are reset when it has no more use for them, and their end is only an end.
-    const END_IS_GONE: bool;
+    /// It is a TCP socket. There an end without data before it means that the client is gone, and a close with unread
+    /// bytes is a reset that overtakes our last words; a session's streams have neither trait.
+    const PLAIN: bool;
 
     /// Makes the coming drop a reset instead of an orderly end.
     fn reset_on_drop(&self);
 }
 
 impl Connection for TcpStream {
-    const END_IS_GONE: bool = true;
+    const PLAIN: bool = true;
 
     fn reset_on_drop(&self) {
         // It fails on a socket that is closed already, and then there is nothing left to reset.
@@ -35,7 +42,7 @@ impl Connection for TcpStream {
 }
 
 impl Connection for MuxStream {
-    const END_IS_GONE: bool = false;
+    const PLAIN: bool = false;
 
     fn reset_on_drop(&self) {
         // A stream that is dropped is reset as it is.
@@ -83,15 +90,28 @@ impl<C: Connection> Inbox<C> {
         }
     }
 
+    /// Ends the conversation so that what was written arrives, if the client reads it within [`FAREWELL`].
+    pub(super) async fn end(&mut self) -> io::Result<()> {
+        self.shutdown().await?;
+        if !C::PLAIN {
+            return Ok(());
+        }
+        let rest = (&mut self.connection).take(FAREWELL_MAX);
+        match timeout(FAREWELL, tokio::io::copy(&mut { rest }, &mut tokio::io::sink())).await {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// Reads ahead and returns when the client has gone: a reset, or an end without a byte of data before it where
-    /// [`Connection::END_IS_GONE`]. An end after data is a client that has said all it wants to say, and waits.
+    /// [`Connection::PLAIN`] is set. An end after data is a client that has said all it wants to say, and waits.
     pub(super) async fn gone(&mut self) {
         self.ahead.drain(..self.at);
         self.at = 0;
         while self.ahead.len() < EARLY_MAX {
             let room = u64::try_from(EARLY_MAX.saturating_sub(self.ahead.len())).unwrap_or(0);
             match (&mut self.connection).take(room).read_buf(&mut self.ahead).await {
-                Ok(0) if C::END_IS_GONE && self.ahead.is_empty() => return,
+                Ok(0) if C::PLAIN && self.ahead.is_empty() => return,
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(_) => return,

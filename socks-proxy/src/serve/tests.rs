@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hickory_proto::op::ResponseCode;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
