@@ -2,7 +2,7 @@
 //!
 //! The program is this machine's, with the laptop's user, environment and files; only the network namespace, the
 //! resolv.conf and the hosts file are the pod's. So a difference to `tp run` can only be tp's doing, and no image
-//! with curl and the like has to be made. ([`crate::Oracle`] is a pod of its own, which a cluster's rules see as one.)
+//! with curl and the like has to be made.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,0 +1,144 @@
+"""Many connections and many bytes, checked as they come."""
+
+import hashlib
+import http.client
+import socket
+import sys
+import threading
+
+CHUNK = 1 << 18
+# What GET /bytes sends: the byte at offset i is i modulo 251.
+PERIOD = bytes(range(251))
+
+
+def exactly(client, size):
+    parts = []
+    while size:
+        part = client.recv(size)
+        assert part, f"ended {size} bytes early"
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def echoed(client, number):
+    message = f"message {number}".encode()
+    client.sendall(message)
+    return exactly(client, len(message)) == message
+
+
+def sequential(count):
+    good = 0
+    for number in range(count):
+        with socket.create_connection(("tcp-echo", 7), timeout=20) as client:
+            good += echoed(client, number)
+    print(good, "echoed")
+
+
+def concurrent(count):
+    address = socket.getaddrinfo("tcp-echo", 7, type=socket.SOCK_STREAM)[0][4]
+    clients = [None] * count
+
+    def connect(number):
+        clients[number] = socket.create_connection(address[:2], timeout=60)
+
+    threads = [threading.Thread(target=connect, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(sum(client is not None for client in clients), "open at once")
+    print(sum(echoed(client, number) for number, client in enumerate(clients)), "echoed")
+
+
+def checked(source, size, pause=None):
+    """Reads what GET /bytes sends to its end, and compares it with what it must be."""
+    pattern = PERIOD * (CHUNK // len(PERIOD) + 2)
+    offset = 0
+    while part := source.read(CHUNK):
+        start = offset % len(PERIOD)
+        assert part == pattern[start : start + len(part)], f"wrong bytes after {offset}"
+        offset += len(part)
+        if pause:
+            pause()
+            pause = None
+    assert offset == size, f"{offset} bytes of {size}"
+
+
+def get_bytes(size):
+    connection = http.client.HTTPConnection("backend", timeout=60)
+    connection.request("GET", f"/bytes?n={size}")
+    return connection.getresponse()
+
+
+def down(size):
+    checked(get_bytes(size), size)
+    print(size, "bytes, each as it was sent")
+
+
+def echo_one(number, size, ends):
+    body = hashlib.sha256(str(number).encode()).digest() * (size // 32)
+    with socket.create_connection(("backend", 80), timeout=120) as client:
+        head = f"PUT /echo HTTP/1.0\r\nHost: backend\r\nContent-Length: {len(body)}\r\n\r\n"
+        sender = threading.Thread(target=client.sendall, args=(head.encode() + body,))
+        sender.start()
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        back = answer.read()
+        sender.join()
+    if back == body:
+        ends.append(number)
+
+
+def echo(count, size):
+    ends = []
+    threads = [threading.Thread(target=echo_one, args=(number, size, ends)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(len(ends), "came back whole")
+
+
+def half_close():
+    with socket.create_connection(("digest", 9), timeout=20) as client:
+        client.sendall(b"all of it" * 100_000)
+        client.shutdown(socket.SHUT_WR)
+        print(client.makefile().read().strip())
+
+
+def listen():
+    with socket.create_connection(("talker", 25), timeout=20) as client:
+        print(client.makefile().readline().strip())
+
+
+def slow_reader(size):
+    def others():
+        for number in range(20):
+            with socket.create_connection(("tcp-echo", 7), timeout=20) as client:
+                assert echoed(client, number)
+        down_size = 4 << 20
+        checked(get_bytes(down_size), down_size)
+        print("others were answered while one did not read")
+
+    checked(get_bytes(size), size, others)
+    print("the slow one got all of it")
+
+
+match sys.argv[1:]:
+    case ["sequential", count]:
+        sequential(int(count))
+    case ["concurrent", count]:
+        concurrent(int(count))
+    case ["down", size]:
+        down(int(size))
+    case ["echo", count, size]:
+        echo(int(count), int(size))
+    case ["half-close"]:
+        half_close()
+    case ["listen"]:
+        listen()
+    case ["slow-reader", size]:
+        slow_reader(int(size))
+    case other:
+        sys.exit(f"unknown: {other}")

@@ -1,0 +1,120 @@
+//! Programs as they are, in the ways that people start them: each reaches the cluster, and its input, output and exit
+//! code are its own.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
+
+use tp_tests::Case;
+use tp_tests::case::{PYTHON, fed, ran};
+
+const BACKEND: &str = "service=backend\n";
+
+#[test]
+fn pythons_own_http_client_works() {
+    let case = Case::new();
+    case.python("clients", &["urllib"]).says(&[BACKEND]);
+    case.python("clients", &["asyncio"]).says(&[BACKEND]);
+}
+
+#[test]
+fn requests_works_alone_and_with_a_pool_of_threads() {
+    let case = Case::new();
+    case.python("clients", &["requests"]).says(&[BACKEND]);
+    case.python("clients", &["threads", "50"]).prints("50 answers, all from backend");
+}
+
+#[test]
+fn wget_works() {
+    let case = Case::new();
+    case.web(["wget", "-q", "-T", "5", "-t", "1", "-O", "-", "http://backend/"]).says(&[BACKEND]);
+}
+
+#[test]
+fn perl_and_bash_reach_services_without_any_http_client() {
+    let case = Case::new();
+    let perl = r#"use IO::Socket::IP; my $s = IO::Socket::IP->new(PeerHost => "tcp-echo", PeerPort => 7) or die $@;
+        print $s "from perl\n"; $s->shutdown(1); print while <$s>;"#;
+    case.web(["perl", "-e", perl]).prints("from perl");
+    case.web([
+        "bash",
+        "-c",
+        "exec 3<>/dev/tcp/tcp-echo/7; echo from bash >&3; read -r line <&3; echo \"$line\"",
+    ])
+    .prints("from bash");
+}
+
+#[test]
+fn pipes_subshells_and_background_children_keep_the_network() {
+    let case = Case::new();
+    case.web(["bash", "-c", "curl -sS http://backend | cat"]).says(&[BACKEND]);
+    case.web(["bash", "-c", "(sh -c 'exec curl -sS http://backend' | grep service) 2>&1"])
+        .prints("service=backend");
+    case.web(["bash", "-c", "curl -sS http://backend >/dev/null & wait $!; echo ended with $?"])
+        .prints("ended with 0");
+    case.web(["xargs", "--version"]).says(&["xargs"]);
+}
+
+#[test]
+fn a_child_with_an_emptied_environment_keeps_the_network() {
+    let case = Case::new();
+    case.web(["env", "-i", "/usr/bin/curl", "-sS", "http://backend/"]).says(&[BACKEND]);
+    case.web([
+        "bash",
+        "-c",
+        "env -i LD_PRELOAD= /bin/sh -c 'unset LD_PRELOAD; /usr/bin/curl -sS http://backend/'",
+    ])
+    .says(&[BACKEND]);
+    case.python("clients", &["children"]).prints(
+        "subprocess service=backend\nclose_fds and no environment service=backend\nfork service=backend\n\
+         os.system 0",
+    );
+}
+
+#[test]
+fn standard_input_goes_through_to_the_program() {
+    let case = Case::new();
+    fed(&mut case.web_command(["cat"]), b"one\ntwo\n").prints("one\ntwo");
+    fed(&mut case.web_command(["curl", "-sS", "-T", "-", "-H", "Expect:", "http://backend/echo"]), b"upload")
+        .prints("upload");
+    let big = vec![b'x'; 3 << 20];
+    fed(&mut case.web_command(["wc", "-c"]), &big).prints(&big.len().to_string());
+    ran(&mut case.web_command(["cat"])).prints("");
+}
+
+#[test]
+fn curl_can_name_its_own_end_of_the_connection() {
+    let case = Case::new();
+    case.web(["curl", "-sS", "--local-port", "40000-40999", "http://backend/"]).says(&[BACKEND]);
+    case.web(["curl", "-sS", "--interface", "0.0.0.0", "http://backend/"]).says(&[BACKEND]);
+    case.web(["curl", "-sS", "--tcp-fastopen", "http://backend/"]).says(&[BACKEND]);
+    case.web(["curl", "-sS", "--keepalive-time", "5", "http://backend/", "http://backend/"]).says(&[BACKEND]);
+}
+
+#[test]
+fn a_server_of_the_developer_is_reached_as_ever() {
+    let case = Case::new();
+    let script = format!(
+        "{PYTHON} -u -m http.server --bind 127.0.0.1 0 >$0/log 2>&1 & server=$!
+         while ! port=$(sed -n 's/.* port \\([0-9]*\\) .*/\\1/p' $0/log | grep .); do sleep 0.05; done
+         curl -sS -o /dev/null -w '%{{http_code}} %{{remote_ip}}' http://127.0.0.1:$port/
+         curl -sS http://backend/ -o /dev/null -w ' %{{http_code}}'
+         kill $server"
+    );
+    let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
+    let folder = tp_tests::case::Folder::new(laptop);
+    let _log = folder.write("log", "", 0o600);
+    let path = folder.path().display().to_string();
+    case.web(["sh", "-c", &script, &path]).prints("200 127.0.0.1 200");
+}
+
+#[test]
+fn node_programs_reach_services() {
+    let case = Case::new();
+    if tp_tests::fake_launcher::has_tool("/usr/bin/node") {
+        let fetch = "fetch('http://backend/').then(a => a.text()).then(t => process.stdout.write(t))";
+        let http = "require('http').get('http://backend/', a => a.pipe(process.stdout))";
+        case.web(["/usr/bin/node", "-e", http]).says(&[BACKEND]);
+        let fetches = case.web(["/usr/bin/node", "-p", "typeof fetch"]).stdout == "function";
+        if fetches {
+            case.web(["/usr/bin/node", "-e", fetch]).says(&[BACKEND]);
+        }
+    }
+}

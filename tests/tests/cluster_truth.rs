@@ -1,0 +1,97 @@
+//! Errors: a connect fails with the errno that it fails with in the pod, and when it does.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
+
+use tp_tests::case::{PYTHON, python, ran};
+use tp_tests::{Case, PodNetwork, Target};
+
+/// `curl` with these options and `-w` with this format: its exit code and what it measured.
+fn curl(case: &Case, options: &[&str], format: &str) -> (i32, String) {
+    let mut words = vec!["curl", "-sS", "-o", "/dev/null", "-w", format];
+    words.extend(options);
+    let ran = case.web(words);
+    (ran.code, ran.stdout)
+}
+
+#[test]
+fn every_error_is_the_one_that_the_same_program_gets_in_the_pod() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let oracle = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
+    let [python, rest @ ..] = &python("errors", &[])[..] else { return };
+    let truth = ran(oracle.command(python).unwrap().args(rest));
+    let truth = truth.succeeds();
+    // The oracle itself must have met what this case is about.
+    for line in [
+        "refuse v4 blocking ECONNREFUSED",
+        "unreachable v6 blocking EHOSTUNREACH",
+        "resetter recv ECONNRESET",
+    ] {
+        assert!(truth.contains(line), "the pod's own network has no {line:?}:\n{truth}");
+    }
+    case.python("errors", &[]).prints(truth);
+}
+
+/// The bound is the issue's own: refused is told in under one second, by curl's own clock.
+#[test]
+fn a_closed_port_refuses_within_one_second() {
+    let case = Case::new();
+    for family in ["-4", "-6"] {
+        let (code, seconds) = curl(&case, &[family, "http://refuse/"], "%{time_total}");
+        assert_eq!(code, 7);
+        assert!(seconds.parse::<f64>().unwrap() < 1.0, "it took {seconds} s");
+    }
+    case.web(["curl", "-sS", "http://refuse/"]).exits(7).complains(&["Connection refused"]);
+}
+
+#[test]
+fn a_black_hole_is_given_up_when_curl_says_so() {
+    let case = Case::new();
+    let (code, seconds) = curl(&case, &["--connect-timeout", "2", "http://blackhole/"], "%{time_total}");
+    assert_eq!(code, 28);
+    assert!(seconds.parse::<f64>().unwrap() >= 1.9, "it was given up after {seconds} s");
+    case.web(["wget", "-T", "2", "-t", "1", "-O", "-", "http://blackhole/"])
+        .exits(4)
+        .complains(&["timed out"]);
+}
+
+#[test]
+fn no_route_is_told_in_the_words_of_the_system() {
+    let case = Case::new();
+    case.web(["wget", "-T", "5", "-t", "1", "-4", "-O", "-", "http://unreachable/"])
+        .exits(4)
+        .complains(&["No route to host"]);
+    case.web(["wget", "-T", "5", "-t", "1", "-4", "-O", "-", "http://netunreachable/"])
+        .exits(4)
+        .complains(&["Network is unreachable"]);
+    let (code, _) = curl(&case, &["http://unreachable/"], "%{errormsg}");
+    assert_eq!(code, 7);
+}
+
+#[test]
+fn a_connection_that_the_far_side_resets_is_reset_here() {
+    let case = Case::new();
+    let reset = "import socket
+client = socket.create_connection(('resetter', 10), 20)
+client.sendall(b'x')
+client.recv(1)";
+    case.web([PYTHON, "-c", reset]).exits(1).complains(&["ConnectionResetError"]);
+}
+
+/// The bound is the issue's own: 50 ms, measured by a ticker in the program.
+#[test]
+fn an_event_loop_never_stalls_while_one_of_a_hundred_connections_hangs() {
+    let case = Case::new();
+    let ran = case.python("loop_lag", &["100"]);
+    println!("{}", ran.stdout);
+    ran.says(&["99 answered", "1 timed out"]);
+    let lag = ran.stdout.lines().find_map(|line| line.strip_prefix("longest stall: ")).unwrap();
+    let milliseconds: f64 = lag.trim_end_matches(" ms").parse().unwrap();
+    assert!(milliseconds <= 50.0, "{ran}");
+}
+
+#[test]
+fn a_lookup_that_takes_seconds_delays_no_other() {
+    let case = Case::new();
+    case.python("slow_lookup", &[]).prints("20 lookups while one hung\nthe slow one ended in EAI_AGAIN");
+}
