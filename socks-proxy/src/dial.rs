@@ -94,8 +94,8 @@ mod tests {
         assert!(connect(&resolver(), &Target::Ip(open)).await.unwrap().nodelay().unwrap());
         let name = Target::Name("localhost".into(), open.port());
         assert_eq!(connect(&resolver(), &name).await.unwrap().peer_addr().unwrap(), open);
-        drop(listener);
-        let refused = connect(&resolver(), &Target::Ip(open)).await.unwrap_err();
+        let closed = Target::Ip(SocketAddr::from(([127, 77, 0, 1], 1)));
+        let refused = connect(&resolver(), &closed).await.unwrap_err();
         assert_eq!(refused, reply::CONNECTION_REFUSED);
     }
 
