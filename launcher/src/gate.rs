@@ -24,8 +24,8 @@
 //!
 //! - `Pending`: another connect() finds the same park, and the kernel says `EALREADY`.
 //! - `Open`: getpeername() is answered from here; another connect() finds the park, the kernel says `EISCONN`.
-//! - `Failed`: the errno is told to whoever asks; a new connect() dials anew. The errno stays until that dial has its
-//!   own outcome, because the kernel first reports the old failure if nobody fetched it.
+//! - `Failed`: the errno is told to whoever asks. A connect() before anybody asked is told too, as the kernel reports a
+//!   pending error; the one after that dials anew.
 //!
 //! Must not: answer before the pod did; touch the data (that is [`relay`](socks_proxy::relay)); name sockets by
 //! descriptor.
@@ -39,6 +39,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,7 +65,20 @@ pub struct Gate {
     parks: Parks,
     pod: Arc<dyn Pod>,
     sockets: Mutex<HashMap<u64, Socket>>,
-    failed: moka::sync::Cache<u64, i32>,
+    failed: moka::sync::Cache<u64, Failure>,
+}
+
+/// A failed connect. The kernel reports a failure once, and so does the gate.
+#[derive(Clone, Debug)]
+struct Failure {
+    errno: i32,
+    told: Arc<AtomicBool>,
+}
+
+impl Failure {
+    fn new(errno: i32) -> Self {
+        Self { errno, told: Arc::new(AtomicBool::new(false)) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +115,11 @@ impl Gate {
         if !sys::socket::cookie(&socket).is_ok_and(|actual| actual == cookie) {
             return Err(code::EACCES);
         }
+        if let Some(failure) = self.failed.get(&cookie)
+            && !failure.told.swap(true, Ordering::Relaxed)
+        {
+            return Err(failure.errno);
+        }
         let parked = {
             let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = sockets.get(&cookie) {
@@ -125,7 +144,10 @@ impl Gate {
     /// Why the last connect of the socket failed, if it was the far end's doing.
     #[must_use]
     pub fn failure(&self, cookie: u64) -> Option<i32> {
-        self.failed.get(&cookie)
+        self.failed.get(&cookie).map(|failure| {
+            failure.told.store(true, Ordering::Relaxed);
+            failure.errno
+        })
     }
 
     /// The ports of the parks, for the shim.
@@ -188,9 +210,9 @@ impl Gate {
             }
             Err(errno) => {
                 info!(errno, "refused");
-                self.failed.insert(cookie, errno);
+                self.failed.insert(cookie, Failure::new(errno));
                 self.forget(cookie);
-                if let Err(error) = refuse::refuse(&socket, self.parks.closed(parked)).await {
+                if let Err(error) = refuse::refuse(&socket).await {
                     debug!(%error, "the app's socket was gone");
                 }
             }

@@ -1,6 +1,6 @@
 //! The pod as interceptors see it: something that dials and resolves. They know neither Kubernetes nor SOCKS.
 //!
-//! Two things can stand behind it: the [agent](agent) in a pod, over one link, and any [SOCKS5 server](proxy).
+//! Two things can stand behind it: the [agent] in a pod, over one link, and any SOCKS5 server ([proxy]).
 
 pub mod agent;
 pub mod conversation;

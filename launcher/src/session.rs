@@ -7,7 +7,7 @@
 //! with an error, new ones wait for a while, and the same steps are taken again.
 //!
 //! Nothing here needs undoing: the only thing made is the agent's container, and that ends by itself (see
-//! [`agent`](crate::kube::agent)). Dropping a session ends its link.
+//! [`agent`]). Dropping a session ends its link.
 
 use std::future::Future;
 use std::io;

@@ -4,9 +4,6 @@
 //! (they start at a TTL of 64), so a socket that connect()s there stays in `SYN_SENT` as if the far end were slow.
 //! The listener must exist all the same: to a port without one the kernel answers RST.
 //! (`SO_ATTACH_FILTER` would do too, but is refused to unprivileged users on some systems.)
-//!
-//! Beside each park a port is kept bound without a listener: a connect there is refused at once, which is how
-//! [`refuse`](super::refuse) ends a wait.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,9 +33,7 @@ pub struct Parks {
 #[derive(Debug)]
 struct Park {
     _listener: Socket,
-    _unheard: Socket,
     at: SocketAddr,
-    closed: SocketAddr,
 }
 
 impl Parks {
@@ -68,14 +63,6 @@ impl Parks {
             (SocketAddr::V6(_), false) => None,
         }
     }
-
-    /// An address beside the park at `parked` on which a connect is refused.
-    pub(super) fn closed(&self, parked: SocketAddr) -> SocketAddr {
-        match &self.v6 {
-            Some(v6) if parked.is_ipv6() => v6.closed,
-            _ => self.v4.closed,
-        }
-    }
 }
 
 impl Park {
@@ -87,8 +74,7 @@ impl Park {
             Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, Some(Protocol::TCP))?;
         unheard.bind(&SocketAddr::new(ip, 0).into())?;
         let at = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let closed = unheard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { _listener: listener, _unheard: unheard, at, closed })
+        Ok(Self { _listener: listener, at })
     }
 }
 

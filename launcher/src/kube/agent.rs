@@ -234,6 +234,8 @@ async fn stream(
 /// Streams the program; gives the first line that the container says, if it says any.
 async fn upload(attached: &mut AttachedProcess, program: &[u8]) -> Option<String> {
     let (mut stdin, stdout, stderr) = (attached.stdin()?, attached.stdout()?, attached.stderr()?);
+    // The only word that the connection has ended, whatever way: the readers below just wait then.
+    let ended = attached.take_status()?;
     let mut stdout = BufReader::new(stdout).lines();
     let mut stderr = BufReader::new(stderr).lines();
     let line = async {
@@ -251,7 +253,12 @@ async fn upload(attached: &mut AttachedProcess, program: &[u8]) -> Option<String
         std::future::pending::<()>().await;
     };
     tokio::select! {
+        biased;
         line = line => line,
+        status = ended => {
+            debug!(?status, "the attachment ended");
+            None
+        }
         () = upload => None,
     }
 }

@@ -1,14 +1,12 @@
 //! Socket calls of the gate and of the shim's listener.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
     listen, recvmsg, socket,
 };
-use socket2::SockAddr;
 
 /// States of a TCP socket that the gate tells apart (include/net/tcp_states.h, reported by `TCP_INFO`, tcp(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,26 +60,6 @@ pub fn disconnect(socket: &impl AsFd) -> io::Result<()> {
     let length = size_of::<libc::sockaddr>() as libc::socklen_t;
     // SAFETY: the pointer is to a sockaddr of `length` bytes that outlives the call; the descriptor is borrowed.
     check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const unspecified, length) }).map(drop)
-}
-
-/// connect(2) as it is, on somebody else's socket: blocking or not as that socket says.
-///
-/// # Errors
-/// Those of connect(2).
-pub fn connect(socket: &impl AsFd, to: SocketAddr) -> io::Result<()> {
-    let to = SockAddr::from(to);
-    // SAFETY: SockAddr gives a pointer to an address of `len()` bytes that outlives the call.
-    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), to.as_ptr().cast(), to.len()) }).map(drop)
-}
-
-/// Whether the open file description has `O_NONBLOCK`.
-///
-/// # Errors
-/// Those of fcntl(2).
-pub fn is_non_blocking(socket: &impl AsFd) -> io::Result<bool> {
-    // SAFETY: F_GETFL takes no pointer; the descriptor is borrowed.
-    let flags = check(unsafe { libc::fcntl(socket.as_fd().as_raw_fd(), libc::F_GETFL) })?;
-    Ok(flags & libc::O_NONBLOCK != 0)
 }
 
 /// The kernel's own number for a socket, unique for the life of the system and the same for every descriptor of it

@@ -102,7 +102,7 @@ pub(super) fn container(
         name: agent.container.clone(),
         image: Some(image.reference().to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: streamed.then(|| vec!["sh".to_owned(), "-c".to_owned(), script(program_len)]),
+        command: streamed.then(|| vec!["sh".to_owned(), "-c".to_owned(), script(program_len, agent.port)]),
         env: Some(environment(&copied, target, agent)),
         env_from: copied.env_from.clone(),
         // The API server refuses subPath in ephemeral containers.
@@ -160,11 +160,13 @@ fn security(pod: Option<&PodSecurityContext>, copied: &Container) -> SecurityCon
 
 /// Takes `length` bytes from standard input as a program and becomes it. Whoever is to send them may be gone: a time
 /// limit ends the wait. `head` reads in the background, because a shell runs no trap while it waits for a command,
-/// and from a descriptor of its own, because background commands have no standard input.
-fn script(length: usize) -> String {
+/// and from a descriptor of its own, because background commands have no standard input. The file has no name any more
+/// when it runs: `/tmp` may be a volume of the pod. (No `$` may stand before another `$` or a parenthesized name of a
+/// variable: the kubelet expands those.)
+fn script(length: usize, port: u16) -> String {
     format!(
         r#"set -u
-for d in /tmp /var/tmp /run .; do f=$d/.tp-agent-$$; (: >"$f") 2>/dev/null && break; f=; done
+for d in /tmp /var/tmp /run .; do f=$d/.tp-agent-{port}; (: >"$f") 2>/dev/null && break; f=; done
 [ -n "$f" ] || {{ echo "tp-agent: error: no folder in this image can be written to" >&2; exit 1; }}
 exec 3<&0
 head -c {length} <&3 >"$f" & h=$!
@@ -172,7 +174,7 @@ head -c {length} <&3 >"$f" & h=$!
 wait $h
 kill $w 2>/dev/null
 [ "$(wc -c <"$f")" -eq {length} ] || {{ rm -f "$f"; echo "tp-agent: error: the upload was cut off" >&2; exit 1; }}
-chmod 700 "$f" && exec "$f" 3<&-
+chmod 700 "$f" && exec 4<"$f" 3<&- && rm -f "$f" && exec /proc/self/fd/4
 "#
     )
 }
@@ -239,9 +241,9 @@ mod tests {
         assert_eq!(mounts, ["/v"]);
     }
 
-    fn run(length: usize, input: &[u8]) -> std::process::Output {
+    fn run(length: usize, port: u16, input: &[u8]) -> std::process::Output {
         let mut child = Command::new("sh")
-            .args(["-c", &script(length)])
+            .args(["-c", &script(length, port)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -253,14 +255,14 @@ mod tests {
 
     #[test]
     fn the_script_becomes_the_program_that_it_was_sent() {
-        let program = b"#!/bin/sh\necho it runs; rm -f \"$0\"\n";
-        let output = run(program.len(), program);
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "it runs\n");
+        let program = b"#!/bin/sh\necho it runs; ls -a /tmp | grep -c tp-agent-1$\n";
+        let output = run(program.len(), 1, program);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "it runs\n0\n", "and leaves no file");
     }
 
     #[test]
     fn an_upload_that_was_cut_off_is_never_run() {
-        let output = run(1000, b"#!/bin/sh\necho it runs\n");
+        let output = run(1000, 2, b"#!/bin/sh\necho it runs\n");
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty());
         assert!(String::from_utf8_lossy(&output.stderr).contains("cut off"));
