@@ -171,6 +171,10 @@ impl Caller {
             self.found.write(found);
             self.h_errno.write(h_errno);
         }
+        if found.is_null() {
+            // glibc's resolver leaves it there too, and CPython reads that one.
+            set_h_errno(h_errno);
+        }
         if result != 0 {
             set_errno(result);
         }
