@@ -33,18 +33,21 @@ pub(crate) fn run(down: bool) -> miette::Result<()> {
 fn all(own: &Cluster, context: Option<&str>, totals: &mut Totals) -> miette::Result<()> {
     // The Go build is one long link at its end, so it goes on beside cargo, which then has the other core.
     let programs = context.is_none().then(|| thread::spawn(cluster::build));
-    let early = check::run().and_then(|()| step("build and install tp", || dist::run(None)));
+    // What check finds does not keep the cases from running: one run tells all.
+    let checked = check::run();
+    let installed = step("build and install tp", || dist::run(None));
     if let Some(programs) = programs {
         step("wait for the cluster's programs", || {
             programs.join().unwrap_or_else(|_| Err(miette!("the Go build panicked")))
         })?;
     }
-    early?;
+    installed?;
     match context {
         None => step("bring the test cluster up", || cluster::up(own))?,
         Some(context) => step(&format!("apply the sample application to {context}"), sample)?,
     }
-    step("cases", || cases(totals))
+    let ran = step("cases", || cases(totals));
+    checked.and(ran)
 }
 
 /// A cluster that exists already gets the sample application; its images must be there (`localhost/tp-sample:1`).
