@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. Thin: what they do lives in the harness (`tp-tests`).
 
+mod bench;
 mod check;
 mod cluster;
 mod demo;
@@ -31,6 +32,14 @@ enum Task {
         #[arg(long)]
         down: bool,
     },
+    /// Measure on the test cluster, beside what one would use without tp; prints ratios of one run.
+    Bench {
+        /// The benches to run; all of them by default: first_byte.
+        names: Vec<String>,
+        /// Keep the figures in this file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Format, lints, documentation, unit tests, size and layers of the sources. Needs no cluster.
     Check,
     /// Install tp as people would: bin/tp, lib/tp/libtp_shim.so, lib/tp/tp-agent.
@@ -52,6 +61,7 @@ fn main() -> miette::Result<()> {
     match Arguments::parse().task {
         Task::Demo => demo::run(),
         Task::Test { down } => test::run(down),
+        Task::Bench { names, json } => bench::run(&names, json),
         Task::Check => check::run(),
         Task::Dist { prefix } => dist::run(prefix).map(drop),
         Task::Cluster { action } => cluster::run(action),
