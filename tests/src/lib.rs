@@ -28,6 +28,7 @@ pub mod run;
 pub mod sandbox;
 pub mod shim_build;
 pub mod target;
+pub mod workload;
 
 pub use case::Case;
 pub use cluster::Cluster;
@@ -39,3 +40,4 @@ pub use pod_network::PodNetwork;
 pub use sandbox::Sandbox;
 pub use shim_build::shim_under_test;
 pub use target::Target;
+pub use workload::Workload;
