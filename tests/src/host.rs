@@ -38,6 +38,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/python3", "python3"),
     need("/usr/lib/python3/dist-packages/requests/__init__.py", "python3-requests"),
     need("/usr/bin/dig", "dnsutils"),
+    need("/usr/bin/microsocks", "microsocks"),
     need("/usr/bin/gcc", "gcc"),
     need("/usr/bin/strace", "strace"),
 ];

@@ -1,4 +1,5 @@
 //! Workloads of the sample application, for cases that change or count what is in their pods.
+#![allow(clippy::indexing_slicing, reason = "what JSON has not is null")]
 
 use serde_json::{Value, json};
 
