@@ -7,9 +7,10 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::gate::ParkError;
+use crate::kube::ApiError;
 use crate::kube::agent::{AgentError, SecretError};
+use crate::kube::config::ConfigError;
 use crate::kube::target::TargetError;
-use crate::kube::{ApiError, ConfigError};
 use crate::method::CommandError;
 use crate::pod::proxy::ProxyError;
 use crate::session::SessionError;
@@ -260,7 +261,11 @@ fn config_help(error: &ConfigError) -> Option<String> {
         ConfigError::UnknownContext { nearest, .. } => {
             or_list(nearest, "kubectl config get-contexts lists those that there are")
         }
-        ConfigError::Unusable(_) | ConfigError::Client(_) => {
+        ConfigError::Incomplete { .. } => {
+            "is a file missing from KUBECONFIG? check: kubectl config view".to_owned()
+        }
+        ConfigError::Plugin { hint: Some(hint), .. } => hint.clone(),
+        ConfigError::Unusable(_) | ConfigError::Client(_) | ConfigError::Plugin { .. } => {
             "check it with: kubectl config view; kubectl get pods".to_owned()
         }
     })

@@ -20,8 +20,9 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError};
+use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
-use crate::kube::{ApiError, Cluster, ConfigError, forward};
+use crate::kube::{ApiError, Cluster, forward};
 use crate::pod::agent::{AgentPod, environ};
 
 /// How long the first answer over a new link may take.
