@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError};
+use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError, Stage};
 use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster, forward};
@@ -27,6 +27,10 @@ use crate::pod::agent::{AgentPod, environ};
 
 /// How long the first answer over a new link may take.
 const LINK_LIMIT: Duration = Duration::from_secs(8);
+/// How long an agent that another run started is waited for, and how often it is tried. Starting takes a fifth of a
+/// second.
+const STARTING_LIMIT: Duration = Duration::from_secs(3);
+const STARTING_EVERY: Duration = Duration::from_millis(50);
 /// Waits between tries to restore a link: from the first, doubled, to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -154,11 +158,15 @@ impl Maker {
         let wanted = self.options.container.as_deref();
         progress(format!("looking for {}", self.options.workload));
         // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.
-        let prefer = |pod: &_| u8::from(self.lingering(pod, wanted).is_some());
+        let prefer = |pod: &_| u8::from(self.has_agent(pod, wanted));
         let target = target::find(&self.cluster, &self.options.workload, wanted, prefer).await?;
-        if let Some(agent) = agent::running(&self.secret, &target.pod, &target.container) {
+        if let Some((agent, stage)) = agent::lingering(&self.secret, &target.pod, &target.container) {
             progress(format!("connecting to pod {}", agent.pod));
-            match self.link(&agent).await {
+            let linked = match stage {
+                Stage::Running => self.link(&agent).await,
+                Stage::Starting => self.link_when_started(&agent).await,
+            };
+            match linked {
                 Ok(up) => {
                     info!(pod = agent.pod, container = agent.container, "agent found");
                     return Ok(Made { agent, container: target.container, up });
@@ -179,11 +187,25 @@ impl Maker {
         Ok(Made { agent, container: target.container, up })
     }
 
-    fn lingering(&self, pod: &k8s_openapi::api::core::v1::Pod, container: Option<&str>) -> Option<Agent> {
-        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-        containers
-            .filter(|known| container.is_none_or(|wanted| wanted == known.name))
-            .find_map(|known| agent::running(&self.secret, pod, &known.name))
+    fn has_agent(&self, pod: &k8s_openapi::api::core::v1::Pod, container: Option<&str>) -> bool {
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.any(|known| {
+            container.is_none_or(|wanted| wanted == known.name)
+                && agent::lingering(&self.secret, pod, &known.name).is_some()
+        })
+    }
+
+    /// Another run may be about to start this agent, or have died over it: some tries tell.
+    async fn link_when_started(&self, agent: &Agent) -> Result<Up, SessionError> {
+        let until = tokio::time::Instant::now() + STARTING_LIMIT;
+        loop {
+            match self.link(agent).await {
+                Err(SessionError::Link { .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(STARTING_EVERY).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Opens the link to an agent and asks for its environment, which is the proof that all of it works.

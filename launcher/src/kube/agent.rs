@@ -105,23 +105,52 @@ pub enum AgentError {
     },
 }
 
-/// The agent of ours that runs in the pod for this container, if there is one.
+/// How far an agent's container is, as the pod's status tells it: some second late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Not reported yet, or being created: another run may have made it this moment.
+    Starting,
+    /// Running.
+    Running,
+}
+
+/// The agent of ours in the pod for this container that is furthest, if there is one that has not ended or failed.
 #[must_use]
-pub fn running(secret: &Secret, pod: &Pod, container: &str) -> Option<Agent> {
+pub fn lingering(secret: &Secret, pod: &Pod, container: &str) -> Option<(Agent, Stage)> {
     let pod_name = pod.metadata.name.as_deref()?;
     let uid = pod.metadata.uid.as_deref()?;
-    let statuses = pod.status.as_ref()?.ephemeral_container_statuses.as_deref().unwrap_or_default();
-    let is_running = |name: &str| {
-        statuses.iter().any(|status| {
-            status.name == name && status.state.as_ref().is_some_and(|state| state.running.is_some())
-        })
-    };
     let containers = pod.spec.as_ref()?.ephemeral_containers.as_deref().unwrap_or_default();
-    containers.iter().rev().filter(|agent| is_running(&agent.name)).find_map(|agent| {
-        let token = secret.token(uid, &agent.name);
-        let port = spec::port_if_ours(agent, container, &token)?;
-        Some(Agent { pod: pod_name.to_owned(), container: agent.name.clone(), port, token })
-    })
+    containers
+        .iter()
+        .filter_map(|agent| {
+            let stage = stage(pod, &agent.name)?;
+            let token = secret.token(uid, &agent.name);
+            let port = spec::port_if_ours(agent, container, &token)?;
+            let pod = pod_name.to_owned();
+            Some((Agent { pod, container: agent.name.clone(), port, token }, stage))
+        })
+        .max_by_key(|(_, stage)| *stage)
+}
+
+fn stage(pod: &Pod, container: &str) -> Option<Stage> {
+    let statuses = pod.status.as_ref()?.ephemeral_container_statuses.as_deref().unwrap_or_default();
+    let status = statuses.iter().find(|status| status.name == container);
+    let Some(state) = status.and_then(|status| status.state.as_ref()) else { return Some(Stage::Starting) };
+    match state {
+        ContainerState { running: Some(_), .. } => Some(Stage::Running),
+        ContainerState { terminated: Some(_), .. } => None,
+        ContainerState { waiting: Some(waiting), .. } => {
+            let reason = waiting.reason.as_deref();
+            (!reason.is_some_and(is_failure)).then_some(Stage::Starting)
+        }
+        _ => Some(Stage::Starting),
+    }
+}
+
+/// `ContainerCreating` and `PodInitializing` are on the way; `ErrImagePull`, `ImagePullBackOff`,
+/// `CreateContainerConfigError`, `InvalidImageName` and their like are failures.
+fn is_failure(reason: &str) -> bool {
+    ["Err", "BackOff", "Invalid"].iter().any(|word| reason.contains(word))
 }
 
 /// Makes a new agent in the pod and waits until it listens.
@@ -287,8 +316,7 @@ async fn until_it_cannot_start(api: &Api<Pod>, agent: &Agent, image: &Image) -> 
         match state_of(api, agent).await {
             Some(ContainerState { waiting: Some(waiting), .. }) => {
                 let reason = waiting.reason.unwrap_or_default();
-                // `ContainerCreating` and `PodInitializing` are on the way; every other reason is a failure.
-                if reason.contains("Err") || reason.contains("BackOff") || reason.contains("Invalid") {
+                if is_failure(&reason) {
                     return AgentError::CannotStart {
                         pod: agent.pod.clone(),
                         reason,
@@ -329,5 +357,31 @@ fn describe(state: &ContainerState) -> String {
             terminated.reason.as_deref().unwrap_or("no reason given")
         ),
         _ => "running".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage_of(state: serde_json::Value) -> Option<Stage> {
+        let status = serde_json::json!([{
+            "name": "tp-agent-1", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state
+        }]);
+        let pod = serde_json::json!({"status": {"ephemeralContainerStatuses": status}});
+        stage(&serde_json::from_value(pod).unwrap(), "tp-agent-1")
+    }
+
+    #[test]
+    fn an_agent_that_is_not_reported_yet_may_be_starting_and_one_that_ended_is_none() {
+        assert_eq!(stage_of(serde_json::json!({"running": {}})), Some(Stage::Running));
+        assert_eq!(stage_of(serde_json::json!({})), Some(Stage::Starting));
+        assert_eq!(
+            stage_of(serde_json::json!({"waiting": {"reason": "ContainerCreating"}})),
+            Some(Stage::Starting)
+        );
+        assert_eq!(stage_of(serde_json::json!({"waiting": {"reason": "ImagePullBackOff"}})), None);
+        assert_eq!(stage_of(serde_json::json!({"terminated": {"exitCode": 1}})), None);
+        assert!(Stage::Running > Stage::Starting, "the furthest is taken");
     }
 }
