@@ -71,6 +71,15 @@ pub enum ApiError {
         #[source]
         source: Cause,
     },
+    /// The object was changed after it was read.
+    #[error("{resource} changed in the meantime")]
+    Conflict {
+        /// What was to be changed.
+        resource: &'static str,
+        /// The API server's own words.
+        #[source]
+        source: Cause,
+    },
     /// Anything else that the API server says.
     #[error("the API server refused `{verb} {resource}`")]
     Other {
@@ -138,6 +147,7 @@ impl Cluster {
                 ApiError::Forbidden { verb, resource, namespace: self.namespace.clone(), source }
             }
             404 => ApiError::NotFound { resource, source },
+            409 => ApiError::Conflict { resource, source },
             _ => ApiError::Other { verb, resource, source },
         }
     }

@@ -181,7 +181,7 @@ fn api_code(error: &ApiError) -> &'static str {
         ApiError::Unreachable(_) | ApiError::TooSlow { .. } => "tp::kube::unreachable",
         ApiError::Unauthorized(_) => "tp::kube::unauthorized",
         ApiError::Forbidden { .. } => "tp::kube::forbidden",
-        ApiError::NotFound { .. } | ApiError::Other { .. } => "tp::kube::api",
+        ApiError::NotFound { .. } | ApiError::Conflict { .. } | ApiError::Other { .. } => "tp::kube::api",
     }
 }
 
@@ -312,6 +312,7 @@ fn api_help(error: &ApiError) -> Option<String> {
             )
         }
         ApiError::NotFound { .. } => "it may have been deleted this moment; try again".to_owned(),
+        ApiError::Conflict { .. } => "try again".to_owned(),
         ApiError::Other { .. } => return None,
     })
 }

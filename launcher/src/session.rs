@@ -31,6 +31,9 @@ const LINK_LIMIT: Duration = Duration::from_secs(8);
 /// second.
 const STARTING_LIMIT: Duration = Duration::from_secs(3);
 const STARTING_EVERY: Duration = Duration::from_millis(50);
+/// How often a pod is looked at again that changed before the agent could be made. It changes with every report of the
+/// kubelet, and with every other run.
+const LOOKS: u32 = 10;
 /// Waits between tries to restore a link: from the first, doubled, to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -155,6 +158,18 @@ struct Up {
 
 impl Maker {
     async fn make(&self, progress: Progress<'_>) -> Result<Made, SessionError> {
+        for _ in 0..LOOKS {
+            match self.make_once(progress).await {
+                Err(SessionError::Agent(AgentError::Api(ApiError::Conflict { .. }))) => {
+                    debug!("the pod changed while it was looked at");
+                }
+                made => return made,
+            }
+        }
+        self.make_once(progress).await
+    }
+
+    async fn make_once(&self, progress: Progress<'_>) -> Result<Made, SessionError> {
         let wanted = self.options.container.as_deref();
         progress(format!("looking for {}", self.options.workload));
         // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.

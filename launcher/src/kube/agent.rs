@@ -156,7 +156,8 @@ fn is_failure(reason: &str) -> bool {
 /// Makes a new agent in the pod and waits until it listens.
 ///
 /// # Errors
-/// If it does not come to that. Its container ends by itself then.
+/// If it does not come to that. Its container ends by itself then. [`ApiError::Conflict`] if the pod changed since it
+/// was looked at, which may mean that another run has made one.
 pub async fn create(
     cluster: &Cluster,
     secret: &Secret,
@@ -180,7 +181,11 @@ pub async fn create(
     let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
     let container = spec::container(target, &agent, image, program.len());
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let patch = Patch::Strategic(serde_json::json!({ "spec": { "ephemeralContainers": [container] } }));
+    // Bound to the version that was looked at: of two runs at once, the second one must look again.
+    let patch = Patch::Strategic(serde_json::json!({
+        "metadata": { "resourceVersion": target.pod.metadata.resource_version },
+        "spec": { "ephemeralContainers": [container] }
+    }));
     let parameters = PatchParams::default();
     let patched = api.patch_ephemeral_containers(&agent.pod, &parameters, &patch);
     cluster.call("patch", "pods/ephemeralcontainers", patched).await?;
