@@ -76,6 +76,25 @@ def down(size):
     print(size, "bytes, each as it was sent")
 
 
+def up(size):
+    """The server answers with how many bytes came and their SHA-256."""
+    pattern = PERIOD * (CHUNK // len(PERIOD) + 2)
+    hash = hashlib.sha256()
+
+    def chunks():
+        for offset in range(0, size, CHUNK):
+            start = offset % len(PERIOD)
+            chunk = pattern[start : start + min(CHUNK, size - offset)]
+            hash.update(chunk)
+            yield chunk
+
+    connection = http.client.HTTPConnection("backend", timeout=60)
+    connection.request("PUT", "/sink", body=chunks(), headers={"Content-Length": str(size)})
+    answer = connection.getresponse().read().decode().split()
+    assert answer == [str(size), hash.hexdigest()], answer
+    print(size, "bytes, and the digest that the server made of them")
+
+
 def echo_one(number, size, ends):
     body = hashlib.sha256(str(number).encode()).digest() * (size // 32)
     with socket.create_connection(("backend", 80), timeout=120) as client:
@@ -132,6 +151,8 @@ match sys.argv[1:]:
         concurrent(int(count))
     case ["down", size]:
         down(int(size))
+    case ["up", size]:
+        up(int(size))
     case ["echo", count, size]:
         echo(int(count), int(size))
     case ["half-close"]:

@@ -34,6 +34,9 @@ pub fn create_node() -> Result<(), Error> {
             ("net/ipv6/conf/default/accept_dad", "0"),
             ("net/ipv6/conf/default/accept_ra", "0"),
             ("net/ipv6/conf/all/accept_dad", "0"),
+            // Unreachable is said every time: at the default of one answer a second, cases would starve each other.
+            ("net/ipv4/icmp_ratelimit", "0"),
+            ("net/ipv6/icmp/ratelimit", "0"),
         ],
     )?;
     netns::ip(

@@ -32,12 +32,8 @@ fn five_hundred_connections_at_once() {
 fn a_gibibyte_goes_up_through_one_connection() {
     let case = Case::new();
     let size = 1024 * MIB;
-    let mut hash = Sha256::new();
-    let zeroes = vec![0; MIB];
-    (0..1024).for_each(|_| hash.update(&zeroes));
-    let script = format!("head -c {size} /dev/zero | curl -sS -T - -H Expect: http://backend/sink");
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    ran_within(&mut case.web_command(["sh", "-c", &script]), LONG).prints(&format!("{size} {digest}"));
+    load(&case, &["up", &size.to_string()])
+        .prints(&format!("{size} bytes, and the digest that the server made of them"));
 }
 
 #[test]
