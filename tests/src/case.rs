@@ -114,6 +114,17 @@ impl Case {
         self.web(python(name, arguments))
     }
 
+    /// `tp agent --deployment web OPTIONS` to its end.
+    #[must_use]
+    pub fn agent(&self, options: &[&str]) -> Ran {
+        let mut tp = self.target.tp().unwrap();
+        tp.arg("agent");
+        if let Target::Context(context, _) = &self.target {
+            tp.args(["--context", context]);
+        }
+        ran(tp.args(WEB).args(options))
+    }
+
     /// What `kubectl` with the administrator's rights says.
     #[must_use]
     pub fn kubectl(&self, arguments: &[&str]) -> String {

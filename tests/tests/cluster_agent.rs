@@ -99,11 +99,7 @@ struct Forwarded {
 
 impl Forwarded {
     fn to_web(case: &Case) -> Self {
-        let mut tp = case.target().tp().unwrap();
-        if let Target::Context(context, _) = case.target() {
-            tp.args(["--context", context]);
-        }
-        let said = ran(tp.args(["agent", "--deployment", "web", "--show-token"]));
+        let said = case.agent(&["--show-token"]);
         let field = |name: &str| {
             let line = said.succeeds().lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_else(|| panic!("no {name}: {said}")).trim().to_owned()

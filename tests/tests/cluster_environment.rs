@@ -119,9 +119,8 @@ fn the_environment_can_be_kept_in_a_file() {
 #[test]
 fn the_token_is_nowhere_to_be_read() {
     let case = Case::new();
-    let shown =
-        case.target().tp().unwrap().args(["agent", "--deployment", "web", "--show-token"]).output().unwrap();
-    let shown = String::from_utf8(shown.stdout).unwrap();
+    let shown = case.agent(&["--show-token"]);
+    let shown = shown.succeeds();
     let token = shown.lines().find_map(|line| line.strip_prefix("token")).unwrap().trim();
     assert_eq!(token.len(), 64, "{shown}");
     let here = environment(&case.web(show()));

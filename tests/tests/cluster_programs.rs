@@ -118,3 +118,27 @@ fn node_programs_reach_services() {
         }
     }
 }
+
+/// Steps: a connection that works and one that is refused; each has its line, with where it went and how it ended.
+#[test]
+fn the_log_has_a_line_for_what_became_of_each_connection() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
+    let folder = tp_tests::case::Folder::new(laptop);
+    let log = folder.file("tp.log");
+    let script = "curl -sS http://backend/ >/dev/null; curl -sS4 http://refuse/ 2>/dev/null; true";
+    case.tp(["--deployment", "web", "--log-file", &log], ["sh", "-c", script]).prints("");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let address = |service: &str| {
+        let ip = case.kubectl(&["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"]);
+        format!("asked={ip}:80")
+    };
+    for words in [
+        [address("backend").as_str(), "app_to_pod=", "pod_to_app="],
+        [&address("refuse"), "refused", "errno=111"],
+    ] {
+        let line = text.lines().find(|line| words.iter().all(|word| line.contains(word)));
+        assert!(line.is_some(), "no line with {words:?} in\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
