@@ -195,10 +195,11 @@ impl Gate {
                 self.failed.invalidate(&cookie);
                 info!("open");
                 let relayed = socks_proxy::relay::relay(&mut app, &mut pod).await;
+                // A transfer that was cut off must not look complete to either end.
                 if relayed.error.is_some() {
-                    // A transfer that was cut off must not look complete to either end.
-                    app.reset_on_close();
                     pod.reset_on_close();
+                } else {
+                    app.has_ended();
                 }
                 info!(
                     app_to_pod = relayed.a_to_b,

@@ -6,6 +6,7 @@
 //!
 //! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -109,7 +110,7 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
     let bytes = message.get(..length).unwrap_or_default();
     let question = Question::decode(bytes)
         .ok_or_else(|| io::Error::other(format!("process {} sent no question of ours", peer.pid)))?;
-    debug!(pid = peer.pid, ?question, "asked");
+    debug!(pid = peer.pid, "asked: {}", Spoken(question));
     let mut reply = [0; MESSAGE_MAX];
     let length = answer(question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
@@ -120,6 +121,24 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
         })
         .await
         .map(drop)
+}
+
+/// A question as a person reads it in the log.
+struct Spoken<'a>(Question<'a>);
+
+impl fmt::Display for Spoken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Question::Connect { cookie, asked, .. } => {
+                write!(f, "connect {cookie:x} to {}", from_wire(asked))
+            }
+            Question::Peer { cookie } => write!(f, "the peer of {cookie:x}"),
+            Question::Why { cookie } => write!(f, "why {cookie:x} failed"),
+            Question::Lookup { name, .. } => write!(f, "addresses of {}", String::from_utf8_lossy(name)),
+            Question::Reverse { address } => write!(f, "the name of {}", from_wire(address).ip()),
+            Question::Exec => write!(f, "may a program be started"),
+        }
+    }
 }
 
 /// Encodes the answer into `reply` and gives its length; [`None`] if there is none that fits.

@@ -1,15 +1,20 @@
 //! The launcher's end of an app's connection, which the gate can look at while it is being relayed.
+//!
+//! The kernel closes the sockets of a process that ends, killed ones too, with a FIN, and a program that runs on would
+//! take a transfer that was cut off for a complete one. So the socket is set to be reset when it is closed
+//! (`SO_LINGER` 0, socket(7)) from the start, and only the end of both directions takes that back.
 
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::pod::Duplex;
 use crate::sys::socket::{TcpState, tcp_state};
 
 /// A connection to an app's socket.
@@ -18,7 +23,14 @@ pub(super) struct AppEnd(Arc<TcpStream>);
 
 impl AppEnd {
     pub(super) fn new(stream: TcpStream) -> Self {
+        // A socket that is gone already needs no reset.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         Self(Arc::new(stream))
+    }
+
+    /// Both directions have ended: from now on a close is an end, and what was written is still delivered.
+    pub(super) fn has_ended(&self) {
+        let _ = SockRef::from(&*self.0).set_linger(None);
     }
 
     /// Whether the app has closed its socket or shut its side down.
@@ -66,12 +78,36 @@ impl AsyncWrite for AppEnd {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
     }
 }
 
-impl Duplex for AppEnd {
-    fn reset_on_close(&self) {
-        self.0.reset_on_close();
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connection() -> (TcpStream, AppEnd) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (app, AppEnd::new(listener.accept().await.unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_off_is_reset() {
+        let (mut app, ours) = connection().await;
+        drop(ours);
+        let error = app.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_is_closed() {
+        let (mut app, ours) = connection().await;
+        ours.has_ended();
+        drop(ours);
+        assert_eq!(app.read(&mut [0; 8]).await.unwrap(), 0);
     }
 }

@@ -70,9 +70,6 @@ impl Park {
         let listener = at_reused_port(SocketAddr::new(ip, 0))?;
         sys::socket::drop_all_packets(&listener, ip.is_ipv6())?;
         listener.listen(1)?;
-        let unheard =
-            Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, Some(Protocol::TCP))?;
-        unheard.bind(&SocketAddr::new(ip, 0).into())?;
         let at = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { _listener: listener, at })
     }
