@@ -134,7 +134,7 @@ impl fmt::Display for Spoken<'_> {
             }
             Question::Peer { cookie } => write!(f, "the peer of {cookie:x}"),
             Question::Why { cookie } => write!(f, "why {cookie:x} failed"),
-            Question::Lookup { name, .. } => write!(f, "addresses of {}", String::from_utf8_lossy(name)),
+            Question::Lookup { name, .. } => write!(f, "addresses of {}", name.escape_ascii()),
             Question::Reverse { address } => write!(f, "the name of {}", from_wire(address).ip()),
             Question::Exec => write!(f, "may a program be started"),
         }
