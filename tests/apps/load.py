@@ -1,7 +1,9 @@
 """Many connections and many bytes, checked as they come."""
 
+import errno
 import hashlib
 import http.client
+import select
 import socket
 import sys
 import threading
@@ -144,11 +146,49 @@ def slow_reader(size):
     print("the slow one got all of it")
 
 
+def connected(way, address):
+    """The errno that a connect ends with, 0 for none."""
+    with socket.socket() as client:
+        if way == "blocking":
+            return client.connect_ex(address)
+        if way == "with timeout":
+            client.settimeout(20)
+            return client.connect_ex(address)
+        client.setblocking(False)
+        code = client.connect_ex(address)
+        if code != errno.EINPROGRESS:
+            return code
+        select.select([], [client], [], 20)
+        return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def mixed(count, times):
+    """Threads that connect in turn to who accepts and who refuses, in every way; what each way ended with."""
+    addresses = {host: (socket.gethostbyname(host), 80) for host in ("backend", "refuse")}
+    kinds = [(host, way) for host in addresses for way in ("blocking", "by select", "with timeout")]
+    ends = {kind: set() for kind in kinds}
+
+    def connect(first):
+        for number in range(first, first + times):
+            host, way = kinds[number % len(kinds)]
+            ends[host, way].add(connected(way, addresses[host]))
+
+    threads = [threading.Thread(target=connect, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for (host, way), codes in ends.items():
+        print(host, way, *sorted(errno.errorcode.get(code, str(code)) for code in codes))
+
+
 match sys.argv[1:]:
     case ["sequential", count]:
         sequential(int(count))
     case ["concurrent", count]:
         concurrent(int(count))
+    case ["mixed", count, times]:
+        mixed(int(count), int(times))
     case ["down", size]:
         down(int(size))
     case ["up", size]:

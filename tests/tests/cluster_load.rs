@@ -29,6 +29,15 @@ fn five_hundred_connections_at_once() {
 }
 
 #[test]
+fn under_load_every_connect_still_ends_as_it_must() {
+    let case = Case::new();
+    load(&case, &["mixed", "20", "60"]).prints(
+        "backend blocking 0\nbackend by select 0\nbackend with timeout 0\nrefuse blocking ECONNREFUSED\n\
+         refuse by select ECONNREFUSED\nrefuse with timeout ECONNREFUSED",
+    );
+}
+
+#[test]
 fn a_gibibyte_goes_up_through_one_connection() {
     let case = Case::new();
     let size = 1024 * MIB;

@@ -119,6 +119,29 @@ fn node_programs_reach_services() {
     }
 }
 
+/// Debian's JVM, where it is installed: the cluster does not need it.
+#[test]
+fn java_programs_reach_services_and_get_the_exceptions_that_tell_why_not() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
+    if !tp_tests::fake_launcher::has_tool("/usr/bin/javac") {
+        return;
+    }
+    let folder = tp_tests::case::Folder::new(laptop);
+    let source = std::fs::read_to_string(tp_tests::case::app("Clients.java")).unwrap();
+    let source = folder.write("Clients.java", &source, 0o644);
+    let path = folder.path().display().to_string();
+    ran(laptop.command("javac").unwrap().args(["-d", &path, &source])).succeeds();
+    case.web(["java", "-cp", &path, "Clients"]).prints(
+        "service=backend\nSocket tcp-echo connected\nSocketChannel tcp-echo connected\n\
+         Socket refuse ConnectException: Connection refused\n\
+         SocketChannel refuse ConnectException: Connection refused\n\
+         Socket unreachable NoRouteToHostException: No route to host\n\
+         SocketChannel unreachable NoRouteToHostException: No route to host\n\
+         Socket blackhole SocketTimeoutException: Connect timed out",
+    );
+}
+
 /// Steps: a connection that works and one that is refused; each has its line, with where it went and how it ended.
 #[test]
 fn the_log_has_a_line_for_what_became_of_each_connection() {
