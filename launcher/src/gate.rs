@@ -46,7 +46,7 @@ use std::time::Duration;
 use tp_abi::errno::code;
 use tracing::{Instrument as _, debug, info, info_span};
 
-use crate::pod::{DialError, Duplex as _, Pod, Stream};
+use crate::pod::{DialError, Pod, Stream};
 use crate::sys;
 
 use app_end::AppEnd;
