@@ -19,6 +19,8 @@ use super::{DialError, Found, LookupError, Pod, Stream, Want, messages};
 
 /// How long a call waits for a lost link to come back. Shorter than the time-outs that programs commonly have.
 const LINK_WAIT: Duration = Duration::from_secs(10);
+/// How much later than its streams a link can be seen to have ended.
+const LINK_END: Duration = Duration::from_millis(100);
 /// resolv.conf's usual 5 s, twice, for two nameservers, and the way there.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(30);
 /// The agent's environment is bounded by the kernel's limit on arguments (execve(2): 2 MiB by default).
@@ -38,14 +40,26 @@ impl AgentPod {
         Self { opener_rx }
     }
 
+    /// Asks until there is a reply or no link in time. A link that dies over a question carried no program's bytes
+    /// yet, so the question is asked again over the next one.
     async fn ask(&self, request: &Request) -> std::io::Result<(Reply, Conversation<MuxStream>)> {
-        let opener = self.opener().await?;
-        ask(&opener, request).await
+        loop {
+            let opener = self.opener().await?;
+            match ask(&opener, request).await {
+                // A stream that the agent alone ended tells nothing about the link.
+                Err(_) if tokio::time::timeout(LINK_END, opener.closed()).await.is_ok() => {}
+                asked => return asked,
+            }
+        }
     }
 
     async fn opener(&self) -> std::io::Result<Opener> {
         let mut opener_rx = self.opener_rx.clone();
-        let up = opener_rx.wait_for(Option::is_some);
+        // The session needs a moment to notice that a link has ended.
+        let is_up = |opener: &Option<Opener>| {
+            opener.as_ref().is_some_and(|opener| opener.closed().now_or_never().is_none())
+        };
+        let up = opener_rx.wait_for(is_up);
         let opener = tokio::time::timeout(LINK_WAIT, up).await.map(|up| up.ok().and_then(|o| o.clone()));
         match opener {
             Ok(Some(opener)) => Ok(opener),
@@ -149,5 +163,63 @@ impl AgentPod {
                 return Err(LookupError::passing("the agent sent more answers than families"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socks_proxy::mux;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// An agent that connects to everything.
+    async fn agreeing(link: DuplexStream) {
+        let mut session = mux::server(link);
+        while let Ok(Some(mut stream)) = session.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 512];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(&[5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+                stream.shutdown().await.unwrap();
+            });
+        }
+    }
+
+    fn linked() -> (Opener, DuplexStream) {
+        let (laptop, pod) = duplex(64 * 1024);
+        let (opener, driver) = mux::client(laptop);
+        tokio::spawn(driver);
+        (opener, pod)
+    }
+
+    #[tokio::test]
+    async fn a_dial_over_a_dead_link_goes_to_the_next_one() {
+        let (dead, pod) = linked();
+        drop(pod);
+        dead.closed().await;
+        let (opener_tx, opener_rx) = watch::channel(Some(dead));
+        let pod = AgentPod::new(opener_rx);
+        let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
+        tokio::task::yield_now().await;
+        let (next, agent) = linked();
+        tokio::spawn(agreeing(agent));
+        opener_tx.send_replace(Some(next));
+        dial.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_dial_whose_link_dies_before_the_reply_goes_to_the_next_one() {
+        let (first, mut agent) = linked();
+        let (opener_tx, opener_rx) = watch::channel(Some(first));
+        let pod = AgentPod::new(opener_rx);
+        let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
+        // The request is on its way, and this is all that the agent does about it.
+        agent.read_u8().await.unwrap();
+        drop(agent);
+        let (next, agent) = linked();
+        tokio::spawn(agreeing(agent));
+        opener_tx.send_replace(Some(next));
+        dial.await.unwrap().unwrap();
     }
 }
