@@ -19,6 +19,9 @@ pub enum ConversationError {
     /// The stream broke or ended.
     #[error("the connection ended before the SOCKS reply")]
     Io(#[from] io::Error),
+    /// The server let us in, and hung up on the request.
+    #[error("the server hung up on the SOCKS request")]
+    HungUp(#[source] io::Error),
     /// What came is not SOCKS5, or the server did not let us in.
     #[error(transparent)]
     Proto(#[from] ProtoError),
@@ -27,7 +30,7 @@ pub enum ConversationError {
 impl From<ConversationError> for io::Error {
     fn from(error: ConversationError) -> Self {
         match error {
-            ConversationError::Io(error) => error,
+            ConversationError::Io(error) | ConversationError::HungUp(error) => error,
             ConversationError::Proto(error) => io::Error::new(io::ErrorKind::InvalidData, error),
         }
     }
@@ -52,17 +55,23 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut early = BytesMut::with_capacity(512);
+    let mut let_in = false;
     loop {
         let output = client.output();
         if !output.is_empty() {
             io.write_all(&output).await?;
             io.flush().await?;
         }
-        if io.read_buf(&mut early).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        let read = match io.read_buf(&mut early).await {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            read => read,
+        };
+        read.map_err(if let_in { ConversationError::HungUp } else { ConversationError::Io })?;
         match client.input(&early)? {
-            Step::More(used) => early.advance(used),
+            Step::More(used) => {
+                early.advance(used);
+                let_in |= client.is_let_in();
+            }
             Step::Done(used, reply) => {
                 early.advance(used);
                 return Ok((reply, Conversation { io, early }));

@@ -155,10 +155,8 @@ impl ProxyPod {
         match asked.unwrap_or_else(|_elapsed| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
         {
             Ok((reply, _)) => pod.resolves.store(reply.code == 0, Ordering::Relaxed),
-            // Past the method the server hangs up on a command that it does not know: OpenSSH does.
-            Err(ConversationError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                pod.resolves.store(false, Ordering::Relaxed);
-            }
+            // A server may hang up on a command that it does not know: OpenSSH does.
+            Err(ConversationError::HungUp(_)) => pod.resolves.store(false, Ordering::Relaxed),
             Err(source) => return Err(ProxyError::Refused { proxy: proxy.to_string(), source }),
         }
         Ok(pod)
@@ -291,6 +289,30 @@ impl Pod for ProxyPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that says `words`, each after it was told something, and hangs up.
+    async fn connect_to_one_that_says(words: &'static [&'static [u8]]) -> Result<ProxyPod, ProxyError> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("socks5://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = async {
+            let (mut client, _) = listener.accept().await.unwrap();
+            for word in words {
+                assert!(client.read(&mut [0; 512]).await.unwrap() > 0);
+                client.write_all(word).await.unwrap();
+            }
+            assert!(client.read(&mut [0; 512]).await.unwrap() > 0);
+        };
+        tokio::join!(ProxyPod::connect(address), server).0
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_on_resolve_is_one_and_one_that_hangs_up_before_is_none() {
+        let pod = connect_to_one_that_says(&[&[5, 0]]).await.unwrap();
+        assert!(!pod.resolves.load(Ordering::Relaxed));
+        let refused = connect_to_one_that_says(&[]).await.err().unwrap();
+        assert!(matches!(refused, ProxyError::Refused { .. }));
+    }
 
     #[test]
     fn an_address_is_read_with_and_without_credentials() {

@@ -61,6 +61,12 @@ impl Client {
         std::mem::take(&mut self.output)
     }
 
+    /// Whether the server has let us in: only its reply is still to come.
+    #[must_use]
+    pub const fn is_let_in(&self) -> bool {
+        matches!(self.state, State::Reply)
+    }
+
     /// Takes what the server sent, from the first byte not used so far.
     ///
     /// # Errors
