@@ -3,7 +3,7 @@
 //! The only place that prints an error. Hints come from the kind of a failure, never from its text. One exception is
 //! read closely: what the API server itself says is shown, not judged.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use crate::gate::ParkError;
@@ -97,6 +97,9 @@ pub enum Failure {
     /// The runtime or the signals could not be set up.
     #[error("tp could not be set up")]
     SetUp(#[source] io::Error),
+    /// What was asked for cannot be told.
+    #[error("standard output cannot be written to")]
+    Output(#[source] io::Error),
     /// A signal came before the command was started.
     #[error("interrupted")]
     Interrupted(i32),
@@ -119,7 +122,8 @@ impl Failure {
         if matches!(self, Failure::Interrupted(_)) {
             return;
         }
-        eprint!("{}", self.text());
+        // Standard error may be a pipe that nobody reads any more; there is nobody else to tell.
+        let _ = io::stderr().write_all(self.text().as_bytes());
     }
 
     /// What happened in one line, then why, then what to do next.
@@ -156,7 +160,7 @@ fn code(failure: &Failure) -> &'static str {
         Failure::Session(error) => session_code(error),
         Failure::Proxy(_) => "tp::proxy",
         Failure::Park(_) | Failure::Listener(_) | Failure::Folder { .. } | Failure::SetUp(_) => "tp::setup",
-        Failure::EnvFile { .. } | Failure::LogFile { .. } => "tp::file",
+        Failure::EnvFile { .. } | Failure::LogFile { .. } | Failure::Output(_) => "tp::file",
         Failure::NoSelf(_) | Failure::NoShim { .. } => "tp::install",
         Failure::Interrupted(_) => "tp::interrupted",
     }
@@ -229,6 +233,7 @@ fn session_help(error: &SessionError) -> Option<String> {
             "the cluster's nodes must be able to pull `{image}`; name another small image that has `sh` with \
              --agent-base-image, or one that has tp-agent in it with --agent-image"
         ),
+        SessionError::Agent(AgentError::PodGone { .. }) => "try again: the workload's next pod will do".to_owned(),
         SessionError::Agent(AgentError::Ended { pod, .. } | AgentError::NotReady { pod, .. }) => {
             format!("look at it: kubectl describe pod {pod}")
         }

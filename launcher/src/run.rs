@@ -5,7 +5,7 @@
 //! a run that was killed leaves its folder to the next one, which sweeps it.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -134,16 +134,17 @@ pub async fn agent(options: cli::Agent, signals: &mut Signals) -> Result<u8, Fai
     spinner.finish_and_clear();
     let session = opened?;
     let agent = &session.agent;
-    println!("pod        {}", agent.pod);
-    println!("container  {}", agent.container);
-    println!("port       {}", agent.port);
+    let mut text =
+        format!("pod        {}\ncontainer  {}\nport       {}\n", agent.pod, agent.container, agent.port);
     if options.show_token {
-        println!("token      {}", socks_proxy::link::hex(&agent.token));
+        text.push_str(&format!("token      {}\n", socks_proxy::link::hex(&agent.token)));
     }
-    println!();
-    println!("kubectl port-forward pod/{} 1080:{}", agent.pod, agent.port);
-    println!("curl --socks5-hostname tp:TOKEN@127.0.0.1:1080 http://SERVICE");
-    Ok(0)
+    text.push_str(&format!("\nkubectl port-forward pod/{} 1080:{}\n", agent.pod, agent.port));
+    text.push_str("curl --socks5-hostname tp:TOKEN@127.0.0.1:1080 http://SERVICE\n");
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(0),
+    }
 }
 
 /// Shown on a terminal only; nothing is drawn elsewhere.
@@ -178,21 +179,35 @@ const FOLDER_PREFIX: &str = "run-";
 const LOCK: &str = "lock";
 
 impl Folder {
+    /// Makes one in the first place that can be used: `XDG_RUNTIME_DIR` may be somebody else's after su(1).
     fn make() -> Result<Self, Failure> {
-        let parent = parent_folder();
-        let make = || -> io::Result<Self> {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
-            let metadata = std::fs::symlink_metadata(&parent)?;
-            if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-                return Err(io::Error::other("it belongs to somebody else or others can enter it"));
+        let mut failure = None;
+        for parent in parent_folders() {
+            match Self::make_in(&parent) {
+                Ok(folder) => return Ok(folder),
+                Err(source) => {
+                    debug!(folder = %parent.display(), %source, "no private folder here");
+                    failure.get_or_insert(Failure::Folder { path: parent, source });
+                }
             }
-            sweep(&parent);
-            let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir_in(&parent)?;
-            let lock = std::fs::File::create(folder.path().join(LOCK))?;
-            let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
-            Ok(Self { folder, _lock: lock })
-        };
-        make().map_err(|source| Failure::Folder { path: parent.clone(), source })
+        }
+        Err(failure.unwrap_or_else(|| Failure::SetUp(io::ErrorKind::NotFound.into())))
+    }
+
+    fn make_in(parent: &Path) -> io::Result<Self> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let metadata = std::fs::symlink_metadata(parent)?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            return Err(io::Error::other("it belongs to somebody else or others can enter it"));
+        }
+        // One at a time: a folder whose lock is not held yet would be swept by the next run.
+        let turn = std::fs::File::open(parent)?;
+        let _turn = Flock::lock(turn, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        sweep(parent);
+        let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir_in(parent)?;
+        let lock = std::fs::File::create(folder.path().join(LOCK))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        Ok(Self { folder, _lock: lock })
     }
 
     fn path(&self) -> &Path {
@@ -200,23 +215,29 @@ impl Folder {
     }
 }
 
-/// `XDG_RUNTIME_DIR` where there is one. The path must stay short: a socket's may have 107 bytes (unix(7)).
-fn parent_folder() -> PathBuf {
+/// In `XDG_RUNTIME_DIR` where there is one, then in /tmp. The path must stay short: a socket's may have 107 bytes
+/// (unix(7)).
+fn parent_folders() -> impl Iterator<Item = PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     runtime
         .filter(|path| path.is_absolute() && path.is_dir() && path.as_os_str().len() < 64)
         .map(|path| path.join("tp"))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/tp-{}", nix::unistd::geteuid())))
+        .into_iter()
+        .chain([PathBuf::from(format!("/tmp/tp-{}", nix::unistd::geteuid()))])
 }
 
-/// Removes the folders of runs that were killed: nobody holds their locks any more.
+/// Removes the folders of runs that were killed: nobody holds their locks any more. No other run may be making its
+/// own meanwhile.
 fn sweep(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         if !entry.file_name().as_encoded_bytes().starts_with(FOLDER_PREFIX.as_bytes()) {
             continue;
         }
-        // A folder without a lock file is being made right now.
-        let Ok(lock) = std::fs::File::open(entry.path().join(LOCK)) else { continue };
+        let Ok(lock) = std::fs::File::open(entry.path().join(LOCK)) else {
+            // Its run was killed before it made the lock: it is empty.
+            let _ = std::fs::remove_dir(entry.path());
+            continue;
+        };
         if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
             let removed = std::fs::remove_dir_all(entry.path());
             debug!(folder = %entry.path().display(), ?removed, "swept");

@@ -10,7 +10,7 @@
 //! [`agent`]). Dropping a session ends its link.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use socks_proxy::link::{self, LinkError};
@@ -264,13 +264,19 @@ async fn keep(
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        eprintln!("tp: the link to the pod was lost ({reason}); restoring it");
+        tell(format_args!("the link to the pod was lost ({reason}); restoring it"));
         warn!(reason, "link lost");
         let up = retry(|| maker.make(&|step| debug!(step, "restoring"))).await;
-        eprintln!("tp: the link is back, to pod {}", up.agent.pod);
+        tell(format_args!("the link is back, to pod {}", up.agent.pod));
         driver = up.up.driver;
         opener_tx.send_replace(Some(up.up.opener));
     }
+}
+
+/// Tells the user while the command runs: why its connections broke is nowhere else to be seen.
+fn tell(what: std::fmt::Arguments<'_>) {
+    // Nobody may read standard error any more (`2>&1 | head`), and the link is needed all the same.
+    let _ = writeln!(io::stderr(), "tp: {what}");
 }
 
 async fn retry<F>(mut make: impl FnMut() -> F) -> Made

@@ -7,7 +7,7 @@
 //! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -170,7 +170,8 @@ async fn answer(
         }
         Question::Exec => match attached.map(method::classify_descriptor) {
             Some(Err(refusal)) => {
-                eprintln!("tp: not started: {refusal}");
+                // The shim is answered, whether somebody reads this or not.
+                let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
                 Answer::Errno(code::EPERM)
             }
             Some(Ok(())) => Answer::Pass,

@@ -38,8 +38,9 @@ pub use spec::{Image, version};
 
 /// How long a new agent may take: pulling an image is the longest part.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How often attach is tried until the container runs. Its status would tell a second later.
-const ATTACH_EVERY: Duration = Duration::from_millis(40);
+/// How often attach is tried until the container runs: its status would tell a second later. A container that does
+/// not run after some seconds waits for its image, and is tried less and less often.
+const ATTACH_EVERY: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
 /// How often the pod is looked at for the kubelet's reasons meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of the agent in flight to the API server.
@@ -92,6 +93,12 @@ pub enum AgentError {
         pod: String,
         /// What it said.
         message: String,
+    },
+    /// Its pod ends before it could start.
+    #[error("pod `{pod}` was deleted before the agent in it was ready")]
+    PodGone {
+        /// The pod.
+        pod: String,
     },
     /// It did not get ready in time.
     #[error("the agent in pod `{pod}` was not ready within {} s: {state}", .limit.as_secs())]
@@ -193,7 +200,7 @@ pub async fn create(
     let ready = async {
         tokio::select! {
             started = start(cluster, &api, &agent, image, &program) => started,
-            failed = until_it_cannot_start(&api, &agent, image) => Err(failed),
+            failed = until_it_cannot_start(cluster, &api, &agent, image) => Err(failed),
         }
     };
     match tokio::time::timeout(READY_LIMIT, ready).await {
@@ -215,6 +222,7 @@ async fn start(
     image: &Image,
     program: &[u8],
 ) -> Result<(), AgentError> {
+    let began = tokio::time::Instant::now();
     loop {
         let tried = match image {
             Image::Base { .. } => stream(cluster, api, agent, program).await?,
@@ -223,7 +231,7 @@ async fn start(
         if tried {
             return Ok(());
         }
-        tokio::time::sleep(ATTACH_EVERY).await;
+        tokio::time::sleep((began.elapsed() / 20).clamp(ATTACH_EVERY.0, ATTACH_EVERY.1)).await;
     }
 }
 
@@ -314,11 +322,24 @@ async fn has_said_that_it_listens(
     }
 }
 
-/// Returns when the kubelet says that the container cannot start, or has ended.
-async fn until_it_cannot_start(api: &Api<Pod>, agent: &Agent, image: &Image) -> AgentError {
+/// Returns when the kubelet says that the container cannot start, or has ended, or when its pod is being deleted.
+async fn until_it_cannot_start(
+    cluster: &Cluster,
+    api: &Api<Pod>,
+    agent: &Agent,
+    image: &Image,
+) -> AgentError {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        match state_of(api, agent).await {
+        let pod = match cluster.call("get", "pods", api.get(&agent.pod)).await {
+            Ok(pod) if pod.metadata.deletion_timestamp.is_none() => pod,
+            Ok(_) | Err(ApiError::NotFound { .. }) => return AgentError::PodGone { pod: agent.pod.clone() },
+            Err(error) => {
+                debug!(%error, "cannot look at the pod");
+                continue;
+            }
+        };
+        match state_in(pod, agent) {
             Some(ContainerState { waiting: Some(waiting), .. }) => {
                 let reason = waiting.reason.unwrap_or_default();
                 if is_failure(&reason) {
@@ -346,7 +367,10 @@ async fn ended(api: &Api<Pod>, agent: &Agent) -> AgentError {
 }
 
 async fn state_of(api: &Api<Pod>, agent: &Agent) -> Option<ContainerState> {
-    let pod = api.get(&agent.pod).await.ok()?;
+    state_in(api.get(&agent.pod).await.ok()?, agent)
+}
+
+fn state_in(pod: Pod, agent: &Agent) -> Option<ContainerState> {
     let statuses = pod.status?.ephemeral_container_statuses?;
     statuses.into_iter().find(|status| status.name == agent.container)?.state
 }
