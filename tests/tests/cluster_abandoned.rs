@@ -1,18 +1,21 @@
-//! tp that is killed while it puts an agent into a pod: what it began ends by itself, since an ephemeral container
-//! can be removed by nobody.
+//! tp that is killed or stopped half-way: what it began ends by itself, since an ephemeral container can be removed by
+//! nobody, and what can go on does.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use tp_tests::case::{LIMIT, Ran, Running, ran, ran_within};
+use tp_tests::case::{LIMIT, Ran, Running, python, ran, ran_within};
 use tp_tests::workload::agents;
 use tp_tests::{Case, Laptop, Sandbox, Target, Workload, run};
 
 /// The agent's script waits 60 s for its program; the kubelet tells a second later.
 const BY_ITSELF: Duration = Duration::from_secs(75);
+/// Both ends of a link give it up when nothing came over it for 20 s.
+const LINK_IS_DEAD: Duration = Duration::from_secs(25);
 const STATE: &str = "{.status.ephemeralContainerStatuses[0].state";
 
 fn shop(case: &Case, name: &str) -> Sandbox {
@@ -93,6 +96,26 @@ fn an_interrupt_before_the_command_starts_ends_tp_with_130() {
     let ended = running.ends_within(LIMIT);
     assert!([0, 130].contains(&ended.code), "{ended}");
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+}
+
+/// Steps: tp is stopped for longer than a link may be silent, and continued; the connection of before has ended, and
+/// whatever is new waits for the new link instead of failing.
+#[test]
+fn a_laptop_that_slept_goes_on_where_it_can() {
+    let case = Case::new();
+    let mut running = Running::start(case.web_command(python("sleeper", &[])).stdin(Stdio::piped()));
+    let mut lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    kill(running.pid(), Signal::SIGSTOP).unwrap();
+    // Sleeping is the point here.
+    std::thread::sleep(LINK_IS_DEAD);
+    kill(running.pid(), Signal::SIGCONT).unwrap();
+    running.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    let ended = running.ends_within(LIMIT);
+    let worked = "a lookup worked";
+    assert_eq!(said, [worked, worked, worked, "a new one works", "the open connection ended"], "{ended}");
+    ended.exits(0).complains(&["the link to the pod was lost", "the link is back"]);
 }
 
 /// tp, installed beside the other one, with an agent of many megabytes.
