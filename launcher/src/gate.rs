@@ -85,7 +85,26 @@ impl Failure {
 struct Socket {
     asked: SocketAddr,
     parked: SocketAddr,
-    end: Option<AppEnd>,
+    progress: Progress,
+}
+
+#[derive(Clone, Debug)]
+enum Progress {
+    Dialing,
+    /// The pod has connected. The app may have written and ended before the gate learns that both sockets met.
+    Meeting,
+    Open(AppEnd),
+}
+
+impl Progress {
+    /// Whether something that an app wrote before it closed its socket may be on its way.
+    fn may_have_last_words(&self) -> bool {
+        match self {
+            Self::Dialing => false,
+            Self::Meeting => true,
+            Self::Open(end) => end.is_closed_by_app(),
+        }
+    }
 }
 
 impl Gate {
@@ -127,7 +146,7 @@ impl Gate {
             }
             let parked = self.parks.place(asked, v6_socket).ok_or(code::ENETUNREACH)?;
             park::make_droppable(&socket, v6_socket).map_err(|_| code::EACCES)?;
-            sockets.insert(cookie, Socket { asked, parked, end: None });
+            sockets.insert(cookie, Socket { asked, parked, progress: Progress::Dialing });
             parked
         };
         let span = info_span!("connection", id = format_args!("{cookie:x}"), %asked);
@@ -160,7 +179,7 @@ impl Gate {
     /// Connections that some process still holds open are not waited for.
     pub async fn drain(&self, limit: Duration) {
         let drained = async {
-            while self.ends().iter().any(AppEnd::is_closed_by_app) {
+            while self.has_last_words() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -169,15 +188,15 @@ impl Gate {
         }
     }
 
-    fn ends(&self) -> Vec<AppEnd> {
+    fn has_last_words(&self) -> bool {
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.values().filter_map(|socket| socket.end.clone()).collect()
+        sockets.values().any(|socket| socket.progress.may_have_last_words())
     }
 
-    fn opened(&self, cookie: u64, end: &AppEnd) {
+    fn advance(&self, cookie: u64, progress: Progress) {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(socket) = sockets.get_mut(&cookie) {
-            socket.end = Some(end.clone());
+            socket.progress = progress;
         }
     }
 
@@ -186,12 +205,12 @@ impl Gate {
     }
 
     async fn carry(self: Arc<Self>, cookie: u64, socket: OwnedFd, asked: SocketAddr, parked: SocketAddr) {
-        let outcome = self.meet_at_the_pods_word(&socket, asked, parked).await;
+        let outcome = self.meet_at_the_pods_word(cookie, &socket, asked, parked).await;
         match outcome {
             Ok((mut app, mut pod)) => {
                 // The duplicate goes first: from here on only the app holds its socket, and its close is its close.
                 drop(socket);
-                self.opened(cookie, &app);
+                self.advance(cookie, Progress::Open(app.clone()));
                 self.failed.invalidate(&cookie);
                 info!("open");
                 let relayed = socks_proxy::relay::relay(&mut app, &mut pod).await;
@@ -222,6 +241,7 @@ impl Gate {
 
     async fn meet_at_the_pods_word(
         &self,
+        cookie: u64,
         socket: &OwnedFd,
         asked: SocketAddr,
         parked: SocketAddr,
@@ -234,6 +254,7 @@ impl Gate {
             }
             Err(_elapsed) => return Err(code::ETIMEDOUT),
         };
+        self.advance(cookie, Progress::Meeting);
         let app = meet::meet(socket, parked).await.map_err(|error| {
             debug!(%error, "could not meet the app's socket");
             code::ECONNRESET
