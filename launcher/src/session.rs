@@ -117,6 +117,8 @@ impl Drop for Session {
 /// # Errors
 /// If there is none to be had. Nothing but an idle agent is left behind then.
 pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, SessionError> {
+    // A credential plugin may take its time, or wait for somebody to log in.
+    progress("getting the cluster's credentials".to_owned());
     let cluster = Cluster::connect(options.context.as_deref(), options.namespace.as_deref()).await?;
     let secret = match Secret::load() {
         Ok(secret) => secret,
