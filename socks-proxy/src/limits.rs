@@ -49,7 +49,7 @@ impl Default for Limits {
             strangers: Limit::new(256),
             clients: Limit::new(1024),
             conversations: Limit::new(20_000),
-            dials: Limit::new(4096),
+            dials: Limit::new(16_384),
             flows: Limit::new(4096),
             lookups: Limit::new(2048),
         }
