@@ -16,7 +16,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
 use nix::unistd::Pid;
 
 use crate::fake_launcher::required;
@@ -143,6 +143,20 @@ impl Drop for Case {
         if !thread::panicking() {
             assert_eq!(self.target.leaks().unwrap(), self.leaks, "packets left the laptop");
         }
+    }
+}
+
+/// Has the program start with the signals that a terminal would send it at their defaults. A caller in the background
+/// (`nohup`, a shell's `&`, some CI) ignores them, and that is inherited by all that it starts (signal(7)).
+fn as_from_a_terminal(command: &mut Command) {
+    // SAFETY: the closure makes system calls only, with constants.
+    unsafe {
+        command.pre_exec(|| {
+            for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                signal(number, SigHandler::SigDfl)?;
+            }
+            Ok(())
+        });
     }
 }
 
@@ -276,6 +290,7 @@ impl Running {
     pub fn start(command: &mut Command) -> Self {
         let shown = shown(command);
         let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        as_from_a_terminal(piped);
         let child = piped.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         Self { shown, child }
     }
