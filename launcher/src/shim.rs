@@ -9,11 +9,12 @@
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::MsgFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
@@ -100,13 +101,13 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
     if peer.uid != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::other(format!("process {} is of another user ({})", peer.pid, peer.uid)));
     }
-    let connection = sys::watch(connection, Interest::READABLE | Interest::WRITABLE)?;
     let mut message = [0; MESSAGE_MAX];
-    let receive =
-        connection.async_io(Interest::READABLE, |fd| sys::socket::receive(fd.as_raw_fd(), &mut message));
-    let (length, attached) = tokio::time::timeout(QUESTION_LIMIT, receive)
-        .await
-        .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    // A shim asks in the moment in which it has connected, so the question is mostly there; an app's event loop stands
+    // still until it is answered.
+    let (length, attached) = match sys::socket::receive(connection.as_raw_fd(), &mut message) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&connection, &mut message).await?,
+        received => received?,
+    };
     let bytes = message.get(..length).unwrap_or_default();
     let question = Question::decode(bytes)
         .ok_or_else(|| io::Error::other(format!("process {} sent no question of ours", peer.pid)))?;
@@ -114,13 +115,19 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
     let mut reply = [0; MESSAGE_MAX];
     let length = answer(question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
-    connection
-        .async_io(Interest::WRITABLE, |fd| {
-            let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-            Ok(nix::sys::socket::send(fd.as_raw_fd(), reply, flags)?)
-        })
+    // The one message of a new connection always has room.
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    nix::sys::socket::send(connection.as_raw_fd(), reply, flags)?;
+    Ok(())
+}
+
+/// Waits for a question that is not there yet.
+async fn wait(connection: &OwnedFd, message: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let connection = sys::watch(connection.as_fd(), Interest::READABLE)?;
+    let receive = connection.async_io(Interest::READABLE, |fd| sys::socket::receive(fd.as_raw_fd(), message));
+    tokio::time::timeout(QUESTION_LIMIT, receive)
         .await
-        .map(drop)
+        .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// A question as a person reads it in the log.

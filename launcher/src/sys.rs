@@ -16,12 +16,14 @@ use tokio::io::unix::AsyncFd;
 /// # Errors
 /// If it cannot watch one more.
 pub fn watch<T: Descriptor>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: T owns its descriptor for as long as it lives, gives the same one every time, and gives it to nobody:
-    // that is what `Descriptor` is for, and it is implemented in this file alone.
+    // SAFETY: T holds its descriptor for as long as it lives, gives the same one every time, and gives it to nobody:
+    // that is what `Descriptor` is for, and it is implemented in this file alone. (A borrowed one cannot be closed while it
+    // is borrowed.)
     unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(Into::into)
 }
 
-/// Types that own one descriptor, the same from construction to drop.
+/// Types that own or borrow one descriptor, the same from construction to drop.
 pub trait Descriptor: AsFd + std::os::fd::AsRawFd {}
 impl Descriptor for std::os::fd::OwnedFd {}
+impl Descriptor for std::os::fd::BorrowedFd<'_> {}
 impl Descriptor for nix::sys::signalfd::SignalFd {}
