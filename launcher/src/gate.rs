@@ -43,6 +43,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tp_abi::errno::code;
 use tracing::{Instrument as _, debug, info, info_span};
 
@@ -64,6 +65,7 @@ const FAILED_FOR: Duration = Duration::from_secs(600);
 pub struct Gate {
     parks: Parks,
     pod: Arc<dyn Pod>,
+    runtime: Handle,
     sockets: Mutex<HashMap<u64, Socket>>,
     failed: moka::sync::Cache<u64, Failure>,
 }
@@ -108,12 +110,13 @@ impl Progress {
 }
 
 impl Gate {
-    /// A gate whose connections go to `pod`.
+    /// A gate whose connections go to `pod`, carried by the runtime that this is called in.
     #[must_use]
     pub fn new(parks: Parks, pod: Arc<dyn Pod>) -> Arc<Self> {
         Arc::new(Self {
             parks,
             pod,
+            runtime: Handle::current(),
             sockets: Mutex::new(HashMap::new()),
             failed: moka::sync::Cache::builder().max_capacity(FAILED_KEPT).time_to_live(FAILED_FOR).build(),
         })
@@ -150,7 +153,7 @@ impl Gate {
             parked
         };
         let span = info_span!("connection", id = format_args!("{cookie:x}"), %asked);
-        tokio::spawn(Arc::clone(self).carry(cookie, socket, asked, parked).instrument(span));
+        self.runtime.spawn(Arc::clone(self).carry(cookie, socket, asked, parked).instrument(span));
         Ok(parked)
     }
 

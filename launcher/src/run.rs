@@ -30,7 +30,7 @@ use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::report::Failure;
 use crate::session::{self, Session};
-use crate::shim::{self, Answers, Listener};
+use crate::shim::{Answers, Server};
 
 /// How long connections that the command closed last may take to be delivered.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -60,21 +60,19 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
     let ports = gate.ports();
     let names = Arc::new(Names::new(side.pod));
-    let listener = Listener::bind(folder.path()).map_err(Failure::Listener)?;
-    let socket = listener.path().to_owned();
-    let answers = Arc::new(Answers { gate: Arc::clone(&gate), names });
-    let server = tokio::spawn(shim::serve(listener, answers));
+    let answers = Answers { gate: Arc::clone(&gate), names };
+    let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
     let mut command = Command::new(&path);
     command.arg0(program).args(arguments);
     command.envs(side.environment.iter());
     command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
-    command.env(env::SOCKET, &socket).env(env::SHIM, &shim);
+    command.env(env::SOCKET, server.path()).env(env::SHIM, &shim);
     command.env(env::GATE, format!("{},{}", ports.0, ports.1));
     info!(program = %path.display(), "started");
     let ended = child::run(command, signals).await;
     gate.drain(DRAIN_LIMIT).await;
-    server.abort();
+    drop(server);
     drop(side.session);
     let status = ended.map_err(|source| Failure::Start { path, source })?;
     debug!(?status, "ended");

@@ -4,7 +4,9 @@
 //! program could close or inherit. The listener is a socket file in a folder that only this user can enter, and the
 //! kernel names the peer's user besides (`SO_PEERCRED`): another user's question is not read.
 //!
-//! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task.
+//! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task. And it must
+//! not wait behind the connections: an app's event loop stands still while it asks, so the questions have a thread of
+//! their own, which the kernel wakes at once.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -16,8 +18,7 @@ use std::time::Duration;
 
 use nix::sys::socket::MsgFlags;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tp_abi::errno::{code, eai};
 use tp_abi::wire::{
     ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question,
@@ -36,31 +37,42 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 /// Questions answered at one time; further ones wait in the socket's backlog.
 const AT_ONCE: usize = 4096;
 
-/// Where the shims ask.
-pub struct Listener {
-    fd: AsyncFd<OwnedFd>,
+/// Where the shims ask, until it is dropped.
+pub struct Server {
     path: PathBuf,
+    /// run --the end, by being dropped--> the thread of the questions
+    _stop_tx: oneshot::Sender<()>,
 }
 
-impl Listener {
-    /// Listens on a socket file in `folder`, which must be this user's alone. Needs a runtime.
+impl Server {
+    /// Answers questions on a socket file in `folder`, which must be this user's alone.
     ///
     /// # Errors
-    /// Those of bind(2).
-    pub fn bind(folder: &Path) -> io::Result<Self> {
+    /// Those of bind(2), and of starting a thread.
+    pub fn start(folder: &Path, answers: Answers) -> io::Result<Self> {
         let path = folder.join("shim");
-        let fd = sys::watch(sys::socket::listen_seqpacket(&path)?, Interest::READABLE)?;
-        Ok(Self { fd, path })
+        let listener = sys::socket::listen_seqpacket(&path)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop_tx, stop_rx) = oneshot::channel();
+        std::thread::Builder::new().name("shim".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    served = serve(listener, Arc::new(answers)) => {
+                        if let Err(error) = served {
+                            warn!(%error, "shims are not answered any more");
+                        }
+                    }
+                    _ = stop_rx => {}
+                }
+            });
+        })?;
+        Ok(Self { path, _stop_tx: stop_tx })
     }
 
     /// The path for the shim ([`tp_abi::env::SOCKET`]).
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    async fn accept(&self) -> io::Result<OwnedFd> {
-        self.fd.async_io(Interest::READABLE, |fd| sys::socket::accept(fd.as_raw_fd())).await
     }
 }
 
@@ -72,12 +84,12 @@ pub struct Answers {
     pub names: Arc<Names>,
 }
 
-/// Answers questions until it is dropped.
-pub async fn serve(listener: Listener, answers: Arc<Answers>) {
+async fn serve(listener: OwnedFd, answers: Arc<Answers>) -> io::Result<()> {
+    let listener = sys::watch(listener, Interest::READABLE)?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+        match listener.async_io(Interest::READABLE, |fd| sys::socket::accept(fd.as_raw_fd())).await {
             Ok(connection) => {
                 let answers = Arc::clone(&answers);
                 tokio::spawn(async move {
