@@ -1,4 +1,4 @@
-"""COUNT connections of one event loop at once, one of them to a black hole: who answers, and how long the loop stalls.
+"""COUNT connections of one event loop at once, HANGING of them to a black hole: who answers, and how long the loop stalls.
 
 A ticker that wants to run every 5 ms measures by how much it is late: that is what every other task would feel.
 """
@@ -29,12 +29,12 @@ async def ask(host):
         return "timed out"
 
 
-async def main(count):
+async def main(count, hanging):
     loop = asyncio.get_running_loop()
     address = {host: (await loop.getaddrinfo(host, 80))[0][4][0] for host in ("backend", "blackhole")}
     late = []
     ticking = asyncio.create_task(ticker(late))
-    hosts = [address["blackhole"]] + [address["backend"]] * (count - 1)
+    hosts = [address["blackhole"]] * hanging + [address["backend"]] * (count - hanging)
     ends = await asyncio.gather(*(ask(host) for host in hosts))
     ticking.cancel()
     for end in sorted(set(ends)):
@@ -42,4 +42,4 @@ async def main(count):
     print(f"longest stall: {max(late) * 1000:.1f} ms")
 
 
-asyncio.run(main(int(sys.argv[1])))
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
