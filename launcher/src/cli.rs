@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::kube::target::{Kind, Workload};
 use crate::pod::proxy::ProxyAddress;
+use crate::scope::Rule;
 
 /// Run a local command with the network, DNS and environment of a Kubernetes pod.
 #[derive(Debug, Parser)]
@@ -38,6 +39,14 @@ pub struct Run {
     /// Use this SOCKS5 server instead of a cluster
     #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", conflicts_with_all = ["context", "namespace", "container", "env_file"])]
     pub proxy: Option<ProxyAddress>,
+
+    /// Keep this on the laptop: NAME, *.DOMAIN, ADDRESS or CIDR, each with :PORT if need be (repeatable)
+    #[arg(long, value_name = "NAME|CIDR[:PORT]")]
+    pub local: Vec<Rule>,
+
+    /// Have nothing but this go to the cluster; --local comes before it (repeatable)
+    #[arg(long, value_name = "NAME|CIDR[:PORT]")]
+    pub only: Vec<Rule>,
 
     /// Write the pod's environment to this file too, in dotenv syntax
     #[arg(long, value_name = "FILE")]
@@ -166,6 +175,17 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_stays_local_can_be_said_more_than_once() {
+        let Action::Run(run) =
+            parse("tp run -d web --local db --local 10.0.0.0/8:22 --only *.svc -- env").unwrap().command
+        else {
+            panic!("not a run");
+        };
+        assert_eq!((run.local.len(), run.only.len()), (2, 1));
+        assert!(parse("tp run -d web --local db:0 -- env").is_err());
     }
 
     #[test]

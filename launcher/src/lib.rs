@@ -16,6 +16,7 @@ pub mod names;
 pub mod pod;
 pub mod report;
 pub mod run;
+pub mod scope;
 pub mod session;
 pub mod shim;
 #[allow(unsafe_code)]

@@ -6,6 +6,11 @@
 //!
 //! Addresses are the real ones. They are ordered here by the policy table of RFC 6724, because the libc that would
 //! otherwise do it would judge by the laptop's addresses.
+//!
+//! What the user keeps local ([`scope`](crate::scope)) is asked of the laptop's own libc ([`laptop`]), which keeps what it
+//! keeps.
+
+mod laptop;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,6 +20,7 @@ use moka::Expiry;
 use moka::future::Cache;
 
 use crate::pod::{Found, LookupError, Pod, Want};
+use crate::scope::{Resolver, Scope};
 
 /// Names kept at the most; a name takes a few hundred bytes.
 const NAMES_KEPT: u64 = 10_000;
@@ -28,18 +34,37 @@ type Answer = Arc<Result<Found, LookupError>>;
 /// The lookups of one session.
 pub struct Names {
     pod: Arc<dyn Pod>,
+    scope: Arc<Scope>,
     cache: Cache<(String, Want), Answer>,
 }
 
 impl Names {
-    /// Lookups that `pod` answers.
+    /// Lookups that `pod` answers, or the laptop where `scope` says so.
     #[must_use]
-    pub fn new(pod: Arc<dyn Pod>) -> Self {
-        Self { pod, cache: Cache::builder().max_capacity(NAMES_KEPT).expire_after(ByTtl).build() }
+    pub fn new(pod: Arc<dyn Pod>, scope: Arc<Scope>) -> Self {
+        Self { pod, scope, cache: Cache::builder().max_capacity(NAMES_KEPT).expire_after(ByTtl).build() }
     }
 
-    /// Looks a name up, by the pod's search list unless it ends with a dot.
+    /// Looks a name up, in the pod by its search list unless it ends with a dot.
     pub async fn lookup(&self, name: &str, want: Want) -> Answer {
+        let answer = match self.scope.resolver(name) {
+            Resolver::Laptop => laptop::lookup(name.to_owned(), want).await.into(),
+            Resolver::Pod => self.in_pod(name, want).await,
+            Resolver::PodIfInScope => {
+                let answer = self.in_pod(name, want).await;
+                match &*answer {
+                    Ok(found) if found.addresses.iter().any(|ip| self.scope.is_pods_ip(*ip)) => answer,
+                    _ => laptop::lookup(name.to_owned(), want).await.into(),
+                }
+            }
+        };
+        if let Ok(found) = &*answer {
+            self.scope.found(name, &found.addresses);
+        }
+        answer
+    }
+
+    async fn in_pod(&self, name: &str, want: Want) -> Answer {
         let name = name.to_ascii_lowercase();
         self.cache
             .get_with((name.clone(), want), async {
@@ -55,9 +80,13 @@ impl Names {
     /// Looks up the name of an address.
     ///
     /// # Errors
-    /// What the pod's nameserver said.
+    /// What the pod's nameserver, or the laptop's libc, said.
     pub async fn reverse(&self, address: IpAddr) -> Result<String, LookupError> {
-        self.pod.reverse(address).await
+        if self.scope.is_pods_ip(address) {
+            self.pod.reverse(address).await
+        } else {
+            laptop::reverse(address).await
+        }
     }
 }
 
@@ -144,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn one_question_in_flight_serves_all_who_wait() {
         let nameserver = Nameserver::new(found(Duration::from_secs(5)), 0);
-        let names = Arc::new(Names::new(nameserver.clone()));
+        let names = Arc::new(Names::new(nameserver.clone(), Arc::default()));
         let waiters: Vec<_> = (0..50)
             .map(|_| {
                 let names = Arc::clone(&names);
@@ -166,7 +195,7 @@ mod tests {
         for (ttl, questions) in [(Duration::from_secs(5), 1), (Duration::ZERO, 2)] {
             let answer = Err(LookupError { eai: eai::NONAME, ttl, reason: "test".into() });
             let nameserver = Nameserver::new(answer, 9);
-            let names = Names::new(nameserver.clone());
+            let names = Names::new(nameserver.clone(), Arc::default());
             assert!(names.lookup("nope", BOTH).await.is_err());
             assert!(names.lookup("nope", BOTH).await.is_err());
             assert_eq!(nameserver.asked.load(Ordering::SeqCst), questions);

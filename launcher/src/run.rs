@@ -29,6 +29,7 @@ use crate::names::Names;
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::report::Failure;
+use crate::scope::Scope;
 use crate::session::{self, Session};
 use crate::shim::{Answers, Server};
 
@@ -59,8 +60,9 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     }
     let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
     let ports = gate.ports();
-    let names = Arc::new(Names::new(side.pod));
-    let answers = Answers { gate: Arc::clone(&gate), names };
+    let scope = Arc::new(Scope::new(options.local, options.only));
+    let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
+    let answers = Answers { gate: Arc::clone(&gate), names, scope };
     let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
     let mut command = Command::new(&path);

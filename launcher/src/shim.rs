@@ -30,6 +30,7 @@ use crate::gate::{Gate, unmapped};
 use crate::method;
 use crate::names::Names;
 use crate::pod::Want;
+use crate::scope::Scope;
 use crate::sys;
 
 /// A shim sends its question at once; a peer that does not is no shim.
@@ -82,6 +83,8 @@ pub struct Answers {
     pub gate: Arc<Gate>,
     /// Lookups.
     pub names: Arc<Names>,
+    /// What is the pod's at all.
+    pub scope: Arc<Scope>,
 }
 
 async fn serve(listener: OwnedFd, answers: Arc<Answers>) -> io::Result<()> {
@@ -168,6 +171,7 @@ async fn answer(
     reply: &mut [u8],
 ) -> Option<usize> {
     let answer = match question {
+        Question::Connect { asked, .. } if !answers.scope.is_pods(from_wire(asked)) => Answer::Pass,
         Question::Connect { cookie, asked, v6_socket } => {
             let opened = match attached {
                 Some(socket) => answers.gate.open(cookie, socket, from_wire(asked), v6_socket),

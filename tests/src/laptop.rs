@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, setgid, setgroups, setuid};
 
-use crate::layout::{GATEWAY_V4, LAPTOP_NETNS, netns_file};
+use crate::layout::{GATEWAY_V4, LAPTOP_NETNS, LAPTOP_V4, netns_file};
 use crate::pki::Authority;
 use crate::{Error, Layout, netns, node_network, run};
 
@@ -27,6 +27,8 @@ use crate::{Error, Layout, netns, node_network, run};
 pub const UID: u32 = 47001;
 /// The laptop's user.
 pub const USER: &str = "dev";
+/// A name that only the laptop's hosts file knows; its address is the laptop's own on the wire to the node.
+pub const NEIGHBOUR: &str = "neighbour.test";
 /// Devices that are open to everybody on people's machines, and may be closed here: path, major and minor number.
 const DEVICES: [(&str, u64, u64); 2] = [("/dev/net/tun", 10, 200), ("/dev/fuse", 10, 229)];
 /// Variables of the caller that the laptop's programs may see: they change how things look, not what they do.
@@ -137,7 +139,12 @@ impl Laptop {
         run::folder(&folder.join("etc"))?;
         let etc = |name: &str, contents: String| run::write(&folder.join("etc").join(name), contents);
         etc("resolv.conf", format!("nameserver {GATEWAY_V4}\noptions timeout:1 attempts:1\n"))?;
-        etc("hosts", "127.0.0.1 localhost laptop\n::1 localhost ip6-localhost ip6-loopback\n".to_owned())?;
+        etc(
+            "hosts",
+            format!(
+                "127.0.0.1 localhost laptop\n::1 localhost ip6-localhost ip6-loopback\n{LAPTOP_V4} {NEIGHBOUR}\n"
+            ),
+        )?;
         let home = folder.join("home");
         etc(
             "passwd",

@@ -1,0 +1,94 @@
+//! `--local` and `--only`: what the user keeps on the laptop stays there, and the rest is the pod's as ever.
+#![allow(clippy::unwrap_used, reason = "what is not as expected is a failed case")]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use tp_tests::case::PYTHON;
+use tp_tests::laptop::NEIGHBOUR;
+use tp_tests::{Case, Laptop, layout};
+
+const LAPTOP: &str = layout::LAPTOP_V4;
+
+/// A service on the laptop's address that tells its peer's, as the developer's own would be: not started by tp.
+struct Service {
+    process: Child,
+    port: String,
+}
+
+impl Service {
+    fn start(laptop: &Laptop) -> Self {
+        let source = std::fs::read_to_string(tp_tests::case::app("tell_peer.py")).unwrap();
+        let mut python = laptop.command(PYTHON).unwrap();
+        let mut process = python.args(["-u", "-c", &source, LAPTOP]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+        Self { process, port: port.trim().to_owned() }
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("http://{host}:{}/", self.port)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn tell(case: &Case, rules: &[&str], url: &str) -> tp_tests::case::Ran {
+    let options = ["--deployment", "web"].iter().chain(rules).copied();
+    case.tp(options, ["curl", "-sS", "--max-time", "10", url])
+}
+
+#[test]
+fn an_address_that_is_kept_local_is_reached_by_the_laptops_own_network() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("services of the laptop") else { return };
+    let service = Service::start(laptop);
+    let this_port = format!("{LAPTOP}:{}", service.port);
+    for rule in [LAPTOP, "10.88.0.0/16", &this_port] {
+        tell(&case, &["--local", rule], &service.url(LAPTOP)).prints(&format!("peer={LAPTOP}"));
+    }
+}
+
+#[test]
+fn a_name_that_is_kept_local_is_the_laptops_and_so_are_its_addresses() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("services of the laptop") else { return };
+    let service = Service::start(laptop);
+    for rule in [NEIGHBOUR, "*.test", &format!("{NEIGHBOUR}:{}", service.port)] {
+        tell(&case, &["--local", rule], &service.url(NEIGHBOUR)).prints(&format!("peer={LAPTOP}"));
+    }
+    // The rule takes nothing else out.
+    tell(&case, &["--local", NEIGHBOUR], "http://backend/").says(&["service=backend"]);
+    // In the pod nobody has heard of it.
+    tell(&case, &[], &service.url(NEIGHBOUR)).exits(6);
+    case.tp(["--deployment", "web", "--local", LAPTOP], ["getent", "hosts", LAPTOP]).says(&[NEIGHBOUR]);
+}
+
+#[test]
+fn only_what_is_named_goes_to_the_cluster() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("services of the laptop") else { return };
+    let service = Service::start(laptop);
+    for rule in ["backend", layout::SERVICES_V4] {
+        let only = ["--only", rule];
+        tell(&case, &only, "http://backend/").says(&["service=backend"]);
+        tell(&case, &only, &service.url(LAPTOP)).prints(&format!("peer={LAPTOP}"));
+        tell(&case, &only, &service.url(NEIGHBOUR)).prints(&format!("peer={LAPTOP}"));
+    }
+    // What both name is local: it is the laptop's to refuse.
+    let kept = ["--only", layout::SERVICES_V4, "--local", LAPTOP];
+    tell(&case, &kept, &service.url(NEIGHBOUR)).prints(&format!("peer={LAPTOP}"));
+}
+
+#[test]
+fn a_rule_that_is_none_is_refused() {
+    let case = Case::cold();
+    for rule in ["http://db", "db:0", "10.0.0.0/40"] {
+        case.tp(["--deployment", "web", "--local", rule], ["true"]).exits(125).complains(&["--local", rule]);
+    }
+}
