@@ -31,6 +31,19 @@ def by_requests(_=None):
     return requests.get(URL, timeout=20).text
 
 
+async def by_aiohttp(count):
+    import aiohttp
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+
+        async def one():
+            async with session.get(URL) as answer:
+                return await answer.text()
+
+        answers = await asyncio.gather(*(one() for _ in range(count)))
+        return " ".join({first_line(answer) for answer in answers})
+
+
 def first_line(text):
     return text.splitlines()[0]
 
@@ -64,6 +77,13 @@ match sys.argv[1]:
         print(asyncio.run(by_asyncio()))
     case "requests":
         print(by_requests())
+    case "aiohttp":
+        print(asyncio.run(by_aiohttp(20)))
+    case "uvloop":
+        import uvloop
+
+        print(uvloop.run(by_aiohttp(20)))
+        print(first_line(uvloop.run(by_asyncio()).split("\r\n\r\n")[1]))
     case "threads":
         threads(int(sys.argv[2]))
     case "children":

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod manifests;
 pub mod netns;
 pub mod node_network;
+pub mod packages;
 pub mod pki;
 pub mod pod_network;
 pub mod run;

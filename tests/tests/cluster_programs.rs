@@ -2,10 +2,25 @@
 //! code are its own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
-use tp_tests::Case;
-use tp_tests::case::{PYTHON, fed, ran};
+use tp_tests::case::{PYTHON, fed, python, ran};
+use tp_tests::{Case, packages};
 
 const BACKEND: &str = "service=backend\n";
+/// aiohttp with all that it is made of, and uvloop.
+const ASYNC: &[&str] = &[
+    "aiohappyeyeballs==2.7.1",
+    "aiohttp==3.14.5",
+    "aiosignal==1.4.0",
+    "async-timeout==5.0.1",
+    "attrs==26.1.0",
+    "frozenlist==1.8.0",
+    "idna==3.20",
+    "multidict==7.2.1",
+    "propcache==0.5.4",
+    "typing-extensions==4.16.0",
+    "uvloop==0.23.0",
+    "yarl==1.25.1",
+];
 
 #[test]
 fn pythons_own_http_client_works() {
@@ -19,6 +34,16 @@ fn requests_works_alone_and_with_a_pool_of_threads() {
     let case = Case::new();
     case.python("clients", &["requests"]).says(&[BACKEND]);
     case.python("clients", &["threads", "50"]).prints("50 answers, all from backend");
+}
+
+/// uvloop resolves in threads of libuv's own and connects with libuv's calls, not Python's.
+#[test]
+fn aiohttp_works_on_pythons_event_loop_and_on_libuvs() {
+    let case = Case::new();
+    let folder = packages::pypi(ASYNC).unwrap();
+    let run = |name: &str| ran(case.web_command(python("clients", &[name])).env("PYTHONPATH", &folder));
+    run("aiohttp").prints("service=backend");
+    run("uvloop").prints("service=backend\nservice=backend");
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! Packages of PyPI and npm that cases run: installed once, by the registries' own clients, into the cache.
+//!
+//! The laptop has no way to a registry, and its user may not read the caller's own packages; so the harness installs
+//! them as the caller, into a folder that everybody can read, under a name made of what was asked for. A list of
+//! packages names each with its version, and nothing beside the list is installed: the same list is the same code.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::case::PYTHON;
+use crate::{Error, Layout, image, run};
+
+/// The folder for `PYTHONPATH` with these packages (`name==version`), all that they depend on among them. They are
+/// for Debian's Python ([`PYTHON`]); its own packages are found besides.
+///
+/// # Errors
+/// If pip is not there or does not get them.
+pub fn pypi(packages: &[&str]) -> Result<PathBuf, Error> {
+    installed("pypi", packages, |folder| {
+        let mut pip = Command::new(PYTHON);
+        // Nothing is compiled and no code of a package runs.
+        pip.args(["-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]);
+        pip.args(["--root-user-action", "ignore", "--target"]).arg(folder).args(packages);
+        pip
+    })
+}
+
+/// The folder whose `node_modules` has these packages (`name@version`). What they depend on is chosen as of `day`
+/// (`YYYY-MM-DD`), so that it is the same for ever.
+///
+/// # Errors
+/// If npm is not there or does not get them.
+pub fn npm(day: &str, packages: &[&str]) -> Result<PathBuf, Error> {
+    let mut wanted = vec![day];
+    wanted.extend(packages);
+    installed("npm", &wanted, |folder| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]);
+        npm.args(["--before", day, "--prefix"]).arg(folder).args(packages);
+        npm
+    })
+}
+
+/// The folder of `wanted`, which the command of `install` fills if it is not there yet.
+fn installed(
+    client: &str,
+    wanted: &[&str],
+    install: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf, Error> {
+    let cache = Layout::from_env().cache().join("packages");
+    run::folder(&cache)?;
+    let name: String = image::hex(&Sha256::digest(wanted.join("\n"))).chars().take(16).collect();
+    let folder = cache.join(format!("{client}-{name}"));
+    // Cases that want the same start at the same time; the first installs for all.
+    let path = cache.join("lock");
+    let lock = File::create(&path).map_err(Error::file("create", &path))?;
+    lock.lock().map_err(Error::file("lock", &path))?;
+    if !folder.exists() {
+        let new = cache.join(format!(".{client}-{name}"));
+        run::remove_folder(&new)?;
+        run::folder(&new)?;
+        run::output(&mut install(&new))?;
+        fs::rename(&new, &folder).map_err(Error::file("install", &folder))?;
+    }
+    Ok(folder)
+}
