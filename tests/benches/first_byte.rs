@@ -9,15 +9,22 @@
 //! Each cold round takes pods that nobody has touched. Times are medians in ms of a whole process, start-up included; a
 //! goal is a ratio or a difference within this run. `TP_BENCH_JSON=FILE` keeps the figures.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use tp_tests::{Error, PodNetwork, Sandbox, Target, run};
+use tp_tests::figures::goal;
+use tp_tests::run::Background;
+use tp_tests::{Error, Figures, PodNetwork, Sandbox, Target, run};
 
 const ROUNDS: usize = 7;
 /// The pods that rounds and the warm-up use up: one for tp and one for kubectl each.
 const PODS: usize = 2 * (ROUNDS + 1);
+
+const BARE: &str = "bare";
+const WARM: &str = "warm";
+const COLD: &str = "cold";
+const DEBUG: &str = "kubectl debug to running";
+const FORWARD: &str = "kubectl port-forward to first byte";
 
 fn main() -> ExitCode {
     // `cargo test --benches` and `cargo bench` pass flags of the libtest harness; none means anything here.
@@ -38,12 +45,6 @@ struct Bench {
     pods: Vec<String>,
 }
 
-/// One row of the table: milliseconds, one a round.
-struct Row {
-    what: &'static str,
-    times: Vec<f64>,
-}
-
 fn measure() -> Result<bool, Error> {
     let target = Target::attach()?;
     let Target::Laptop(cluster, laptop) = &target else {
@@ -59,25 +60,29 @@ fn measure() -> Result<bool, Error> {
     let pods: Vec<String> = pods.split_whitespace().map(str::to_owned).collect();
     let bench = Bench { target, sandbox, bare, pods };
 
-    let mut rows = ["bare", "warm", "cold", "kubectl debug to running", "kubectl port-forward to first byte"]
-        .map(|what| Row { what, times: Vec::new() });
+    let mut figures = Figures::new("first byte of a service", "ms");
     for (round, pair) in bench.pods.chunks_exact(2).take(ROUNDS + 1).enumerate() {
         let [ours, theirs] = pair else { continue };
         let times = [
-            bench.bare()?,
-            bench.warm()?,
-            bench.cold(ours)?,
-            bench.debug(theirs)?,
-            bench.port_forward(theirs)?,
+            (BARE, bench.bare()?),
+            (WARM, bench.warm()?),
+            (COLD, bench.cold(ours)?),
+            (DEBUG, bench.debug(theirs)?),
+            (FORWARD, bench.port_forward(theirs)?),
         ];
         // The first round fills caches of both sides.
         if round > 0 {
-            for (row, time) in rows.iter_mut().zip(times) {
-                row.times.push(time.as_secs_f64() * 1000.0);
+            for (row, time) in times {
+                figures.add(row, time.as_secs_f64() * 1000.0);
             }
         }
     }
-    Ok(report(&rows))
+    figures.print();
+    figures.keep()?;
+    let added = goal("warm over bare", figures.median(WARM) - figures.median(BARE), " ms", 250.0);
+    let peers = figures.median(DEBUG) + figures.median(FORWARD);
+    println!("peers over warm: {:.1}", peers / figures.median(WARM));
+    Ok(goal("cold over kubectl debug + port-forward", figures.median(COLD) / peers, "", 1.5) && added)
 }
 
 impl Bench {
@@ -112,17 +117,8 @@ impl Bench {
         let started = Instant::now();
         let mut forward = self.target.command("kubectl")?;
         forward.args(["-n", self.sandbox.namespace(), "port-forward", pod, ":8080"]);
-        let mut forward = Running(
-            forward
-                .stdout(Stdio::piped())
-                .spawn()
-                .map_err(|source| Error::Start { program: "kubectl port-forward".to_owned(), source })?,
-        );
-        let mut line = String::new();
-        if let Some(stdout) = forward.0.stdout.as_mut() {
-            // What cannot be read leaves the address empty, and curl says so.
-            let _ = BufReader::new(stdout).read_line(&mut line);
-        }
+        let mut forward = Background::start(&mut forward)?;
+        let line = forward.line()?;
         // "Forwarding from 127.0.0.1:40123 -> 8080"
         let address = line.split_whitespace().nth(2).unwrap_or_default();
         run::output(self.target.command("curl")?.args(Self::CURL).arg(format!("http://{address}")))?;
@@ -130,54 +126,10 @@ impl Bench {
     }
 }
 
-/// Ended when it goes out of scope.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn time(command: &mut Command) -> Result<Duration, Error> {
     let started = Instant::now();
     run::output(command)?;
     Ok(started.elapsed())
-}
-
-fn report(rows: &[Row; 5]) -> bool {
-    println!("first byte of a service, ms, {ROUNDS} rounds\n");
-    println!("{:<40} {:>8} {:>8} {:>8}", "", "min", "median", "max");
-    for row in rows {
-        let (min, median, max) = spread(&row.times);
-        println!("{:<40} {min:>8.0} {median:>8.0} {max:>8.0}", row.what);
-    }
-    let [bare, warm, cold, debug, forward] = rows.each_ref().map(|row| spread(&row.times).1);
-    let peers = debug + forward;
-    let added = warm - bare;
-    let ratio = cold / peers;
-    println!("\nwarm over bare: {added:.0} ms (goal: under 250)");
-    println!("cold over kubectl debug + port-forward: {ratio:.2} (goal: under 1.5)");
-    println!("peers over warm: {:.1}", peers / warm);
-    if let Ok(file) = std::env::var("TP_BENCH_JSON") {
-        let rows: serde_json::Map<_, _> =
-            rows.iter().map(|row| (row.what.to_owned(), row.times.clone().into())).collect();
-        let kept = serde_json::json!({ "unit": "ms", "rows": rows, "cold_over_peers": ratio });
-        if let Err(error) = std::fs::write(&file, format!("{kept:#}\n")) {
-            eprintln!("first_byte: cannot write {file}: {error}");
-            return false;
-        }
-    }
-    added < 250.0 && ratio < 1.5
-}
-
-fn spread(times: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-    (at(0), at(sorted.len() / 2), at(sorted.len().saturating_sub(1)))
 }
 
 fn deployment() -> String {

@@ -42,6 +42,9 @@ const NEEDS: &[Need] = &[
     need("npm", "npm"),
     need("/usr/bin/dig", "dnsutils"),
     need("/usr/bin/microsocks", "microsocks"),
+    // What the benches compare with.
+    need("/usr/bin/torsocks", "torsocks"),
+    need("/usr/bin/proxychains4", "proxychains4"),
     need("/usr/bin/gcc", "gcc"),
     need("/usr/bin/strace", "strace"),
 ];

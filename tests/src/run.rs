@@ -1,10 +1,10 @@
 //! Running a program to its end and keeping what it said, and the small file operations that go with it.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::Error;
 
@@ -110,5 +110,47 @@ pub fn tail(path: &Path, lines: usize) -> String {
             all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
         }
         Err(error) => format!("({}: {error})", path.display()),
+    }
+}
+
+/// A program that runs beside, and is killed when this is dropped.
+#[derive(Debug)]
+pub struct Background {
+    shown: String,
+    child: Child,
+}
+
+impl Background {
+    /// Starts it, without stdin; its stdout is a pipe.
+    pub fn start(command: &mut Command) -> Result<Self, Error> {
+        let shown = shown(command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let child = child.map_err(|source| Error::Start { program: shown.clone(), source })?;
+        Ok(Self { shown, child })
+    }
+
+    /// The next line that it prints, without its end; empty when it prints no more.
+    pub fn line(&mut self) -> Result<String, Error> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        // Byte by byte: what is read beyond the line would be lost to the next call.
+        while let Some(stdout) = &mut self.child.stdout
+            && stdout
+                .read(&mut byte)
+                .map_err(|source| Error::Start { program: self.shown.clone(), source })?
+                == 1
+            && byte != *b"\n"
+        {
+            line.extend(byte);
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -1,29 +1,25 @@
 //! `--local` and `--only`: what the user keeps on the laptop stays there, and the rest is the pod's as ever.
 #![allow(clippy::unwrap_used, reason = "what is not as expected is a failed case")]
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
-
-use tp_tests::case::PYTHON;
+use tp_tests::case::{self, Ran};
 use tp_tests::laptop::NEIGHBOUR;
+use tp_tests::run::Background;
 use tp_tests::{Case, Laptop, layout};
 
 const LAPTOP: &str = layout::LAPTOP_V4;
 
 /// A service on the laptop's address that tells its peer's, as the developer's own would be: not started by tp.
 struct Service {
-    process: Child,
+    _process: Background,
     port: String,
 }
 
 impl Service {
     fn start(laptop: &Laptop) -> Self {
-        let source = std::fs::read_to_string(tp_tests::case::app("tell_peer.py")).unwrap();
-        let mut python = laptop.command(PYTHON).unwrap();
-        let mut process = python.args(["-u", "-c", &source, LAPTOP]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut port = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
-        Self { process, port: port.trim().to_owned() }
+        let mut python = laptop.command("env").unwrap();
+        let mut process = Background::start(python.args(case::python("tell_peer", &[LAPTOP]))).unwrap();
+        let port = process.line().unwrap();
+        Self { _process: process, port }
     }
 
     fn url(&self, host: &str) -> String {
@@ -31,14 +27,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn tell(case: &Case, rules: &[&str], url: &str) -> tp_tests::case::Ran {
+fn tell(case: &Case, rules: &[&str], url: &str) -> Ran {
     let options = ["--deployment", "web"].iter().chain(rules).copied();
     case.tp(options, ["curl", "-sS", "--max-time", "10", url])
 }

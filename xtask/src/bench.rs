@@ -9,7 +9,7 @@ use crate::step::{cargo, run as run_command, step};
 use crate::{cluster, dist};
 
 /// The benches there are (`tests/benches`).
-const ALL: [&str; 1] = ["first_byte"];
+const ALL: [&str; 2] = ["first_byte", "shim"];
 
 pub(crate) fn run(names: &[String], json: Option<PathBuf>) -> miette::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !ALL.contains(&name.as_str())) {

@@ -1,0 +1,213 @@
+//! What the shim costs a program, beside the same program without it, and what a connect() costs beside other programs
+//! that do it by LD_PRELOAD and the same SOCKS5 server; all by turns in one run.
+//!
+//! - *local calls*: hooked calls that stay on the machine.
+//! - *start*: a program's whole life, from spawn to wait.
+//! - *connect*: directly, and through microsocks by `tp run --proxy`, torsocks and proxychains-ng.
+//! - *stall*: how long an asyncio loop stands still that opens a hundred connections in one turn.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use tp_tests::figures::goal;
+use tp_tests::run::Background;
+use tp_tests::{Error, Figures, Laptop, Target, case, layout, run};
+
+const ROUNDS: usize = 7;
+const LOCAL_CALLS: &str = "300000";
+const STARTS: &str = "200";
+const CONNECTS: &str = "1000";
+/// Of the laptop's own network, so that nobody else has it.
+const SOCKS_PORT: &str = "21080";
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most that a call that stays local may cost more, in ns.
+const CALL_GOAL: f64 = 100.0;
+/// Most that a program's start may cost more, in ms.
+const START_GOAL: f64 = 1.0;
+/// Longest stall of an event loop, in ms.
+const STALL_GOAL: f64 = 50.0;
+
+fn main() -> ExitCode {
+    match measure() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<bool, Error> {
+    let target = Target::attach()?;
+    let laptop = target.laptop("the shim's price")?;
+    let folder = case::Folder::new(laptop);
+    let bench = Bench { target: &target, laptop, programs: Programs::make(&folder)? };
+    let mut socks = laptop.command("microsocks")?;
+    let _socks = Background::start(socks.args(["-i", "127.0.0.1", "-p", SOCKS_PORT]).stderr(Stdio::null()))?;
+    let mut service = Background::start(&mut bench.bare(&["serve", layout::LAPTOP_V4])?)?;
+    let port = service.line()?;
+    bench.wait_for_socks()?;
+    let reached = [bench.local_calls()?, bench.start()?, bench.connect(&port)?, bench.stall()?];
+    Ok(reached.into_iter().all(|reached| reached))
+}
+
+struct Bench<'a> {
+    target: &'a Target,
+    laptop: &'a Laptop,
+    programs: Programs,
+}
+
+/// What is run, built and written for this run, where the laptop's user can read it.
+struct Programs {
+    prices: PathBuf,
+    proxychains_conf: String,
+}
+
+impl Programs {
+    fn make(folder: &case::Folder) -> Result<Self, Error> {
+        let prices = folder.path().join("prices");
+        run::output(Command::new("cc").args(["-O2", "-o"]).arg(&prices).arg(case::app("prices.c")))?;
+        let chain = format!("strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {SOCKS_PORT}\n");
+        Ok(Self { prices, proxychains_conf: folder.write("proxychains.conf", &chain, 0o644) })
+    }
+}
+
+impl Bench<'_> {
+    /// `prices` on the laptop, without tp.
+    fn bare(&self, words: &[&str]) -> Result<Command, Error> {
+        let mut command = self.laptop.command(&self.programs.prices)?;
+        command.args(words);
+        Ok(command)
+    }
+
+    /// `prices` under `tp run --proxy`.
+    fn by_tp(&self, words: &[&str]) -> Result<Command, Error> {
+        let mut tp = self.target.tp()?;
+        let proxy = format!("socks5://127.0.0.1:{SOCKS_PORT}");
+        tp.args(["run", "--proxy", &proxy, "--"]).arg(&self.programs.prices).args(words);
+        Ok(tp)
+    }
+
+    fn wait_for_socks(&self) -> Result<(), Error> {
+        let until = Instant::now() + READY_LIMIT;
+        loop {
+            let listens = run::output(
+                self.laptop.command("bash")?.args(["-c", &format!("</dev/tcp/127.0.0.1/{SOCKS_PORT}")]),
+            );
+            match listens {
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn local_calls(&self) -> Result<bool, Error> {
+        let mut figures = Figures::new("calls that stay local", "ns");
+        let mut calls = Vec::new();
+        for _ in 0..ROUNDS {
+            let words = ["local", LOCAL_CALLS];
+            let (bare, hooked) = (prices(&mut self.bare(&words)?)?, prices(&mut self.by_tp(&words)?)?);
+            calls = bare.keys().cloned().collect();
+            for (call, price) in bare {
+                figures.add(&call, price);
+            }
+            for (call, price) in hooked {
+                figures.add(&format!("{call}, hooked"), price);
+            }
+        }
+        figures.print();
+        figures.keep()?;
+        let added = |call: &String| {
+            let added = figures.median(&format!("{call}, hooked")) - figures.median(call);
+            // Two calls are timed as one where one alone cannot be repeated.
+            goal(
+                &format!("{call} hooked, over bare"),
+                added,
+                " ns",
+                CALL_GOAL * (1 + call.matches('+').count()) as f64,
+            )
+        };
+        Ok(calls.iter().map(added).filter(|reached| !reached).count() == 0)
+    }
+
+    fn start(&self) -> Result<bool, Error> {
+        let mut figures = Figures::new("a program from its start to its end", "ms");
+        for _ in 0..ROUNDS {
+            let words = ["start", STARTS, "/bin/true"];
+            figures.add("bare", price(&mut self.bare(&words)?, "start")? / 1e6);
+            figures.add("hooked", price(&mut self.by_tp(&words)?, "start")? / 1e6);
+        }
+        figures.print();
+        figures.keep()?;
+        Ok(goal(
+            "start hooked, over bare",
+            figures.median("hooked") - figures.median("bare"),
+            " ms",
+            START_GOAL,
+        ))
+    }
+
+    fn connect(&self, port: &str) -> Result<bool, Error> {
+        let mut figures = Figures::new("connect() by one SOCKS5 server", "us");
+        let words = ["connect", layout::LAPTOP_V4, port, CONNECTS];
+        for _ in 0..ROUNDS {
+            let mut torsocks = self.laptop.command("torsocks")?;
+            torsocks.args(["-a", "127.0.0.1", "-P", SOCKS_PORT]).arg(&self.programs.prices).args(words);
+            let mut proxychains = self.laptop.command("proxychains4")?;
+            proxychains.arg("-q").arg("-f").arg(&self.programs.proxychains_conf);
+            proxychains.arg(&self.programs.prices).args(words);
+            for (row, command) in [
+                ("direct", &mut self.bare(&words)?),
+                ("tp", &mut self.by_tp(&words)?),
+                ("torsocks", &mut torsocks),
+                ("proxychains-ng", &mut proxychains),
+            ] {
+                figures.add(row, price(command, "connect")? / 1e3);
+            }
+        }
+        figures.print();
+        figures.keep()?;
+        let over = |peer: &str| {
+            goal(&format!("tp over {peer}"), figures.median("tp") / figures.median(peer), "", 1.0)
+        };
+        Ok([over("torsocks"), over("proxychains-ng")] == [true, true])
+    }
+
+    fn stall(&self) -> Result<bool, Error> {
+        let mut figures = Figures::new("longest stall of an event loop with 100 connections", "ms");
+        for _ in 0..ROUNDS {
+            for (row, hanging) in [("all answer", "0"), ("one hangs", "1")] {
+                let said = run::output(
+                    &mut self
+                        .target
+                        .tp_run(["--deployment", "web"], case::python("loop_lag", &["100", hanging]))?,
+                )?;
+                let stall =
+                    said.lines().find_map(|line| line.strip_prefix("longest stall: ")?.strip_suffix(" ms"));
+                figures.add(row, stall.and_then(|stall| stall.parse().ok()).unwrap_or(f64::NAN));
+            }
+        }
+        figures.print();
+        figures.keep()?;
+        Ok(goal("longest stall while one hangs", figures.median("one hangs"), " ms", STALL_GOAL))
+    }
+}
+
+/// What `prices` says, by name.
+fn prices(command: &mut Command) -> Result<BTreeMap<String, f64>, Error> {
+    let said = run::output(command)?;
+    Ok(said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(name, price)| Some((name.to_owned(), price.parse().ok()?)))
+        .collect())
+}
+
+fn price(command: &mut Command, name: &str) -> Result<f64, Error> {
+    Ok(prices(command)?.get(name).copied().unwrap_or(f64::NAN))
+}
