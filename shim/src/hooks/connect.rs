@@ -42,6 +42,10 @@ pub(super) unsafe fn by_gate(fd: c_int, address: *const Sockaddr, length: sockle
     let Some(config) = config::get() else { return original() };
     // SAFETY: the caller's promise.
     let Some(to) = sockaddr::read(unsafe { bytes(address, length) }) else { return original() };
+    // Before the kernel is asked about the socket: a call that stays local should cost what it did.
+    if decide::own(to.address.ip).is_some() {
+        return original();
+    }
     let Some(socket) = facts(fd) else { return original() };
     match decide::connect(socket, to) {
         Verdict::Pass(_) => original(),

@@ -17,14 +17,17 @@ use tp_abi::wire::{Answer, Question};
 /// for it must live with TCP; and TCP is what the gate can open.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
-    let inet = matches!(domain, libc::AF_INET | libc::AF_INET6);
-    let protocol = if inet && protocol == libc::IPPROTO_MPTCP && config::get().is_some() {
+    let protocol = if is_internet(domain) && protocol == libc::IPPROTO_MPTCP && config::get().is_some() {
         libc::IPPROTO_TCP
     } else {
         protocol
     };
     // SAFETY: three numbers.
     unsafe { real::socket(domain, kind, protocol) }
+}
+
+const fn is_internet(family: c_int) -> bool {
+    matches!(family, libc::AF_INET | libc::AF_INET6)
 }
 
 #[unsafe(no_mangle)]
@@ -41,7 +44,9 @@ unsafe extern "C" fn getpeername(fd: c_int, address: *mut Sockaddr, length: *mut
         && let Some(config) = config::get()
     {
         let mut room = [0; ROOM];
-        if let Some(peer) = true_peer(config, fd, &mut room) {
+        // SAFETY: the kernel has just written through both pointers.
+        let written = unsafe { bytes(address, (*length).min(before)) };
+        if let Some(peer) = true_peer(config, fd, written, &mut room) {
             let fits = peer.len().min(before as usize);
             // SAFETY: the kernel has just written through both pointers: the caller's buffer has `before` bytes.
             unsafe {
@@ -53,10 +58,17 @@ unsafe extern "C" fn getpeername(fd: c_int, address: *mut Sockaddr, length: *mut
     result
 }
 
-/// Where the program asked to go, if the socket's peer is the gate.
-fn true_peer<'r>(config: &Config, fd: c_int, room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
-    let length = sys::peer(fd, room)?;
-    let kernels = sockaddr::read(room.get(..length)?)?;
+/// Where the program asked to go, if the socket's peer is the gate. `written` is what the kernel said, as far as the
+/// program had room for it.
+fn true_peer<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
+    let kernels = match sockaddr::read(written) {
+        Some(whole) => whole,
+        None if sockaddr::family(written).is_some_and(|family| !is_internet(family)) => return None,
+        None => {
+            let length = sys::peer(fd, room)?;
+            sockaddr::read(room.get(..length)?)?
+        }
+    };
     if !config.is_gate(kernels.address) {
         return None;
     }
@@ -106,12 +118,10 @@ unsafe extern "C" fn setsockopt(
     value: *const c_void,
     length: socklen_t,
 ) -> c_int {
-    if config::get().is_some() && facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
-        // SAFETY: the caller's promise: `value` has `length` bytes.
-        let text = unsafe { bytes(value.cast(), length) };
-        if unfit(level, name, text) {
-            return 0;
-        }
+    // SAFETY: the caller's promise: `value` has `length` bytes.
+    let unfit = || unfit(level, name, unsafe { bytes(value.cast(), length) });
+    if config::get().is_some() && unfit() && facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
+        return 0;
     }
     // SAFETY: the caller's promise.
     unsafe { real::setsockopt(fd, level, name, value, length) }
