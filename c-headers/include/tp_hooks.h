@@ -59,3 +59,13 @@ TP_HOOK(execlp, exec, "as execve")
 TP_HOOK(execle, exec, "as execve")
 TP_HOOK(posix_spawn, exec, "as execve; libc's own does not call it")
 TP_HOOK(posix_spawnp, exec, "as posix_spawn")
+TP_HOOK(system, exec, "libc starts a shell in it, with an environment that the program may have emptied")
+TP_HOOK(popen, exec, "as system")
+TP_HOOK(_IO_popen, exec, "the same function, as some libraries call it")
+TP_HOOK(_IO_proc_open, exec, "its half, as some libraries call it")
+TP_HOOK(wordexp, exec, "as system, for command substitutions")
+
+TP_HOOK(dlopen, dlopen, "a library bound to libc by RTLD_DEEPBIND would call past every hook: without that flag")
+TP_HOOK(dlmopen, dlopen, "a namespace of its own has another libc and no preload: refused")
+
+TP_HOOK(__asan_default_options, sanitizer, "AddressSanitizer accepts a library that is loaded before it")

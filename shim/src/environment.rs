@@ -163,6 +163,46 @@ pub(crate) unsafe fn with<T>(
     unsafe { with_pages(config, given, need, (pointers_needed, preload_needed), start) }
 }
 
+/// Makes the program's own `environ` one that a child can inherit, if it is not: `put` gets each of the launcher's
+/// variables as `NAME=value`, and `set_preload` the value of `LD_PRELOAD`, which lives for the call only.
+pub(crate) fn put_back(
+    config: &'static Config,
+    put: impl FnMut(*const c_char),
+    set_preload: impl FnOnce(*const c_char),
+) {
+    // SAFETY: `environ` is libc's own: null, or strings up to a null.
+    unsafe { put_into(config, current(), put, set_preload) }
+}
+
+/// [`put_back`] for any environment.
+///
+/// # Safety
+/// As for [`with`].
+unsafe fn put_into(
+    config: &'static Config,
+    given: *const *const c_char,
+    mut put: impl FnMut(*const c_char),
+    set_preload: impl FnOnce(*const c_char),
+) {
+    let put_all = |merged, changed: bool| {
+        if !changed {
+            return;
+        }
+        ours(config).for_each(|text| put(text.as_ptr().cast()));
+        // SAFETY: the array ends with null and its strings with NUL.
+        let preload = unsafe { pointers(merged) }.find_map(|text| {
+            // SAFETY: as above.
+            let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
+            value(core::iter::once(bytes), env::LD_PRELOAD).map(<[u8]>::as_ptr)
+        });
+        if let Some(preload) = preload {
+            set_preload(preload.cast());
+        }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with(config, given, put_all) }
+}
+
 /// [`with`] for an environment too large for the stack.
 ///
 /// # Safety
@@ -272,6 +312,30 @@ mod tests {
         let (child, _) = child_of(&["A=1", "LD_PRELOAD=/user.so", "TP_SOCKET=/other", "B", "TP_GATE=9,9"]);
         let preload = "LD_PRELOAD=/lib/shim.so:/user.so";
         assert_eq!(child, [SOCKET, GATE, SHIM, preload, "A=1", "B"]);
+    }
+
+    #[test]
+    fn what_an_environment_lacks_is_put_back_with_the_users_own_preload() {
+        let config: &'static Config = Box::leak(Box::new(Config::of(&[SOCKET, GATE, SHIM])));
+        // SAFETY: both callbacks get strings that end with NUL.
+        let text = |at: *const c_char| unsafe { CStr::from_ptr(at) }.to_str().unwrap().to_owned();
+        for (given, expected) in [
+            (vec![], vec![SOCKET, GATE, SHIM, "/lib/shim.so"]),
+            (vec![c"LD_PRELOAD=/user.so".as_ptr()], vec![SOCKET, GATE, SHIM, "/lib/shim.so:/user.so"]),
+            ([SOCKET, GATE, SHIM, PRELOAD].map(leaked).to_vec(), vec![]),
+        ] {
+            let mut array = given;
+            array.push(core::ptr::null());
+            let seen = core::cell::RefCell::new(Vec::new());
+            let see = |at| seen.borrow_mut().push(text(at));
+            // SAFETY: `array` ends with null and its strings live.
+            unsafe { put_into(config, array.as_ptr(), see, see) };
+            assert_eq!(seen.into_inner(), expected);
+        }
+    }
+
+    fn leaked(text: &str) -> *const c_char {
+        CString::new(text).unwrap().into_raw()
     }
 
     #[test]

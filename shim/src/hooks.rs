@@ -7,10 +7,12 @@ use core::ffi::c_int;
 
 pub(crate) mod addrinfo;
 pub(crate) mod connect;
+pub(crate) mod dlopen;
 pub(crate) mod exec;
 pub(crate) mod hostent;
 pub(crate) mod nameinfo;
 pub(crate) mod resolv;
+pub(crate) mod sanitizer;
 pub(crate) mod send;
 pub(crate) mod socket;
 

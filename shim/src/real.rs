@@ -6,7 +6,7 @@
 //!
 //! Where a libc does not have a function, its place says what the caller gets.
 
-use core::ffi::{c_char, c_int, c_uint, c_void};
+use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use libc::{addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
@@ -31,6 +31,21 @@ fn missing<T>(result: T) -> T {
     result
 }
 
+/// The original dlopen, for an entry point that jumps to it.
+pub(crate) fn dlopen_itself() -> *mut c_void {
+    itself(&places::dlopen, c"dlopen".as_ptr())
+}
+
+/// The original dlmopen, for an entry point that jumps to it.
+pub(crate) fn dlmopen_itself() -> *mut c_void {
+    itself(&places::dlmopen, c"dlmopen".as_ptr())
+}
+
+fn itself(place: &AtomicPtr<c_void>, name: *const c_char) -> *mut c_void {
+    let found = place.load(Ordering::Acquire);
+    if found.is_null() { find(place, name) } else { found }
+}
+
 macro_rules! originals {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $result:ty, or $missing:expr;)*) => {
         $(
@@ -38,13 +53,9 @@ macro_rules! originals {
             ///
             /// # Safety
             /// As for the libc function of that name.
-            #[allow(clippy::too_many_arguments, reason = "libc's own")]
+            #[allow(clippy::too_many_arguments, non_snake_case, reason = "libc's own")]
             pub(crate) unsafe fn $name($($arg: $type),*) -> $result {
-                let place = &places::$name;
-                let mut found = place.load(Ordering::Acquire);
-                if found.is_null() {
-                    found = find(place, concat!(stringify!($name), "\0").as_ptr().cast());
-                }
+                let found = itself(&places::$name, concat!(stringify!($name), "\0").as_ptr().cast());
                 if core::ptr::eq(found.cast_const().cast::<u8>(), &raw const MISSING) {
                     return missing($missing);
                 }
@@ -141,6 +152,24 @@ originals! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         arguments: Strings, environment: Strings,
     ) -> c_int, or libc::ENOSYS;
+    /// system(3).
+    fn system(command: *const c_char) -> c_int, or -1;
+    /// popen(3).
+    fn popen(command: *const c_char, kind: *const c_char) -> *mut libc::FILE, or core::ptr::null_mut();
+    /// The half of popen(3) that starts the shell.
+    fn _IO_proc_open(file: *mut libc::FILE, command: *const c_char, kind: *const c_char)
+        -> *mut libc::FILE, or core::ptr::null_mut();
+    /// wordexp(3).
+    fn wordexp(words: *const c_char, expanded: *mut c_void, flags: c_int) -> c_int, or 1;
+    /// putenv(3).
+    fn putenv(text: *mut c_char) -> c_int, or -1;
+    /// setenv(3).
+    fn setenv(name: *const c_char, value: *const c_char, overwrite: c_int) -> c_int, or -1;
+    /// dlopen(3).
+    fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void, or core::ptr::null_mut();
+    /// dlmopen(3).
+    #[expect(dead_code, reason = "its entry point jumps to it")]
+    fn dlmopen(namespace: c_long, file: *const c_char, flags: c_int) -> *mut c_void, or core::ptr::null_mut();
     /// resolver(3).
     fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).

@@ -243,13 +243,20 @@ impl FakeLauncher {
     /// Builds a C program of `apps/`.
     #[must_use]
     pub fn build(&self, name: &str) -> PathBuf {
-        let binary = self.folder.path().join(name);
+        self.build_with(name, name, &[])
+    }
+
+    /// Compiles a program of `apps/` with more flags; it or the library is called `output`.
+    #[must_use]
+    pub fn build_with(&self, name: &str, output: &str, flags: &[&str]) -> PathBuf {
+        let binary = self.folder.path().join(output);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("apps").join(format!("{name}.c"));
         succeeded(
             Command::new("cc")
                 .args(["-g", "-O1", "-Wall", "-Werror", "-pthread", "-o"])
                 .arg(&binary)
-                .arg(source),
+                .arg(source)
+                .args(flags),
         );
         binary
     }

@@ -128,6 +128,48 @@ os.posix_spawn('/usr/bin/curl', ['curl', '-sS', 'http://backend/'], {}); os.wait
     assert_eq!(said.matches("from the pod").count(), 3, "{said}");
 }
 
+/// Steps: a program empties its environment, in each way; libc starts a shell for it, by each function; what that shell
+/// starts is under the launcher, with the program's own preload.
+#[test]
+fn a_shell_that_libc_starts_for_an_emptied_environment_keeps_the_shim() {
+    let launcher = FakeLauncher::start();
+    launcher.far("10.96.0.7:80", Far::Http("pod")).name("backend", "", &["10.96.0.7"]);
+    let program = launcher.build("shell");
+    let shell = |emptied: &str, call: &str, command: &str| {
+        succeeded(launcher.command(&program).args([emptied, call, command]))
+    };
+    let fetch = "/usr/bin/curl -sS http://backend/; echo";
+    for emptied in
+        ["clearenv", "null", "in place", "own array", "unsetenv", "own preload", "another socket", "not"]
+    {
+        for call in ["system", "popen", "_IO_popen", "wordexp"] {
+            assert_eq!(shell(emptied, call, fetch), "pod\nstatus 0\n", "{call} after {emptied}");
+        }
+        assert_eq!(shell(emptied, "is there a shell", ""), "1\n", "{emptied}");
+    }
+    let preload = shell("own preload", "popen", "echo $LD_PRELOAD");
+    assert!(preload.contains("shim") && preload.ends_with(":libm.so.6\nstatus 0\n"), "{preload}");
+    // What the program has kept stays, and what it removed comes back for the launcher's own only.
+    let names = shell("own array", "popen", "/usr/bin/env | cut -d= -f1 | sort | tr '\\n' ' '");
+    assert!(names.starts_with("A LD_PRELOAD PWD"), "{names}");
+}
+
+/// Steps: the launcher forbids the shell; no function of libc starts it, and each says so as POSIX has it.
+#[test]
+fn a_forbidden_shell_is_not_started_by_libc_either() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("shell");
+    launcher.forbid(&Path::new("/bin/sh").canonicalize().unwrap(), EACCES);
+    let shell =
+        |call: &str, command: &str| succeeded(launcher.command(&program).args(["not", call, command]));
+    assert_eq!(shell("system", "echo started"), "status 32512\n");
+    assert_eq!(shell("is there a shell", ""), "0\n");
+    assert_eq!(shell("popen", "echo started"), "none: Permission denied\n");
+    assert_eq!(shell("_IO_popen", "echo started"), "none: Permission denied\n");
+    assert_eq!(shell("wordexp", "echo started"), "\nstatus 4\n");
+    assert_eq!(shell("words", "~root"), "/root\nstatus 0\n");
+}
+
 /// Steps: the launcher is gone; a program still starts, and fails closed by itself.
 #[test]
 fn without_a_launcher_programs_start_and_fail_closed() {

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a child of vfork() may call these, so nothing but the caller's own stack is written.
 
+pub(super) mod shell;
 pub(super) mod variadic;
 
 use super::fail;
