@@ -19,7 +19,7 @@ use socks_proxy::proto::{
 use socks_proxy::resolve::RecordType;
 use socks_proxy::resolve::hosts::Hosts;
 use socks_proxy::resolve::message::{self, Head};
-use socks_proxy::resolve::settings::Settings;
+use socks_proxy::settings::Settings;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tp_abi::wire::{Answer, MESSAGE_MAX, Question};
 

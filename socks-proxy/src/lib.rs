@@ -12,6 +12,7 @@ pub mod agent;
 pub mod datagrams;
 #[cfg(feature = "agent")]
 pub mod dial;
+pub mod files;
 #[cfg(feature = "agent")]
 pub mod limits;
 pub mod link;
@@ -22,3 +23,5 @@ pub mod relay;
 pub mod resolve;
 #[cfg(feature = "agent")]
 pub mod serve;
+#[cfg(feature = "settings")]
+pub mod settings;

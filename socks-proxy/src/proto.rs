@@ -16,7 +16,9 @@ mod message;
 mod method;
 
 pub use client::{Client, Step};
-pub use message::{Command, DNS_OVER_TCP, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, Reply, Request};
+pub use message::{
+    Command, DNS_OVER_TCP, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, LOOKUP_ORDERED, Reply, Request,
+};
 pub use method::{
     Credentials, METHOD_NONE, METHOD_PASSWORD, METHOD_REFUSED, credentials_status, decode_credentials,
     decode_greeting, greeting,

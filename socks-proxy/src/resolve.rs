@@ -19,14 +19,16 @@ use hickory_proto::rr::Name;
 pub use hickory_proto::rr::RecordType;
 
 pub mod exchange;
+pub mod families;
 pub mod hosts;
 pub mod message;
-pub mod settings;
+pub mod order;
 
+use crate::files::Files;
+use crate::settings::Settings;
 use exchange::{ExchangeError, exchange};
 use hosts::Hosts;
 use message::Head;
-use settings::Settings;
 
 /// A name or an address that could not be resolved.
 #[derive(Debug, thiserror::Error)]
@@ -191,6 +193,13 @@ impl Resolver {
         let read = self.current();
         let answer = exchange(&read.settings, self.skip(&read.settings), question, tcp).await;
         answer.unwrap_or_else(|_| message::failure(question))
+    }
+
+    /// The two files as they are now.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        let text = |path: &Path| std::fs::read(path).unwrap_or_default();
+        Files { resolv_conf: text(&self.resolv_conf), hosts: text(&self.hosts) }
     }
 
     async fn families(

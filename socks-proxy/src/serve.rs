@@ -21,7 +21,7 @@ use crate::mux;
 use crate::proto::{
     self, METHOD_PASSWORD, METHOD_REFUSED, credentials_status, decode_credentials, decode_greeting,
 };
-use crate::resolve::{Resolver, settings};
+use crate::resolve::{Resolver, families};
 
 mod commands;
 mod conversation;
@@ -86,7 +86,7 @@ async fn greet(agent: Arc<Agent>, connection: TcpStream, stranger: Permit) -> io
         drop(stranger);
         conversation::answer_request(&agent, inbox).await
     } else if first == [link::frames::CLIENT_MAGIC[0]] {
-        let flags = settings::families();
+        let flags = families::configured();
         let link = timeout(HANDSHAKE, link::accept(connection, &agent.token, flags)).await??;
         let Some(_present) = Present::enter(&agent) else { return Ok(()) };
         drop(stranger);

@@ -1,4 +1,4 @@
-//! Requests and replies: RFC 1928 sections 4 to 6, Tor's `socks-extensions.txt`, and tp's commands 0xF2 to 0xF5.
+//! Requests and replies: RFC 1928 sections 4 to 6, Tor's `socks-extensions.txt`, and tp's commands 0xF2 to 0xF6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,6 +14,10 @@ pub const LOOKUP_A: u16 = 1;
 pub const LOOKUP_AAAA: u16 = 2;
 /// Bit of a LOOKUP's port: only families that the pod has an address of (`AI_ADDRCONFIG` of getaddrinfo(3)).
 pub const LOOKUP_CONFIGURED: u16 = 4;
+
+/// Bit of a LOOKUP's port: after the messages an empty one, and the addresses once more, 16 bytes each, in the order
+/// in which the pod would try them.
+pub const LOOKUP_ORDERED: u16 = 8;
 
 /// Bit of a DNS request's port: ask the nameservers over TCP from the start.
 pub const DNS_OVER_TCP: u16 = 1;
@@ -35,6 +39,8 @@ pub enum Command {
     Datagrams,
     /// The agent's own environment; the target is not used.
     Environ,
+    /// The pod's resolv.conf and hosts files; the target is not used.
+    Resolver,
     /// A command that this crate does not know. A server answers it with reply 7.
     Unknown(u8),
 }
@@ -51,6 +57,7 @@ impl Command {
             Self::Dns => 0xF3,
             Self::Datagrams => 0xF4,
             Self::Environ => 0xF5,
+            Self::Resolver => 0xF6,
             Self::Unknown(byte) => byte,
         }
     }
@@ -66,6 +73,7 @@ impl Command {
             0xF3 => Self::Dns,
             0xF4 => Self::Datagrams,
             0xF5 => Self::Environ,
+            0xF6 => Self::Resolver,
             other => Self::Unknown(other),
         }
     }
@@ -87,7 +95,8 @@ impl Request {
         Self { command, target: target.into() }
     }
 
-    /// A request whose command has no use for a target ([`Command::Dns`], [`Command::Environ`]).
+    /// A request whose command has no use for a target ([`Command::Dns`], [`Command::Environ`],
+    /// [`Command::Resolver`]).
     #[must_use]
     pub fn bare(command: Command) -> Self {
         Self { command, target: unspecified() }

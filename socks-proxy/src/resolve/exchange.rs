@@ -15,8 +15,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::message::{self, Head};
-use super::settings::Settings;
 use crate::datagrams::arrival;
+use crate::settings::Settings;
 
 /// Longest answer over UDP in bytes; one that fills it may have been cut and is asked for over TCP.
 const DATAGRAM_MAX: usize = 16 * 1024;

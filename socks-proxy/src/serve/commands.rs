@@ -1,4 +1,4 @@
-//! The commands other than CONNECT: names, DNS messages, datagrams, the environment.
+//! The commands other than CONNECT: names, DNS messages, datagrams, the environment, the resolver's files.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,10 +10,10 @@ use tp_abi::errno::reply;
 
 use crate::dial::{addresses, unresolved};
 use crate::limits::{Permit, QUESTIONS_A_STREAM};
-use crate::proto::{DNS_OVER_TCP, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, Reply, Target};
+use crate::proto::{DNS_OVER_TCP, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, LOOKUP_ORDERED, Reply, Target};
 use crate::resolve::exchange::framed;
-use crate::resolve::message::HEADER_LEN;
-use crate::resolve::{Families, ResolveError, settings};
+use crate::resolve::message::{self, HEADER_LEN};
+use crate::resolve::{Families, ResolveError, families, order};
 
 use super::Agent;
 use super::conversation::{finish, refuse, send, unless_gone};
@@ -80,8 +80,14 @@ pub(super) async fn lookup(
     match unless_gone(&mut inbox, agent.resolver.lookup(&name, families)).await? {
         Ok(messages) => {
             send(&mut inbox, &Reply::succeeded()).await?;
-            for message in messages {
-                inbox.write_all(&framed(&message)).await?;
+            for message in &messages {
+                inbox.write_all(&framed(message)).await?;
+            }
+            if bits & LOOKUP_ORDERED != 0 {
+                let found = messages.iter().flat_map(|message| message::addresses(message)).collect();
+                // No message is empty: this ends them.
+                inbox.write_all(&framed(&[])).await?;
+                inbox.write_all(&framed(&order::encode(&order::ordered(found)))).await?;
             }
             inbox.end().await
         }
@@ -108,7 +114,7 @@ fn wanted(bits: u16) -> Option<Families> {
 }
 
 fn configured() -> Families {
-    let flags = settings::families();
+    let flags = families::configured();
     if flags.ipv4 || flags.ipv6 { Families { ipv4: flags.ipv4, ipv6: flags.ipv6 } } else { Families::BOTH }
 }
 
@@ -160,7 +166,7 @@ async fn forward(agent: &Agent, question: Vec<u8>, tcp: bool) -> Vec<u8> {
     let lookup: Option<Permit> = agent.limits.lookups.take();
     match lookup {
         Some(_lookup) => agent.resolver.forward(&question, tcp).await,
-        None => crate::resolve::message::failure(&question),
+        None => message::failure(&question),
     }
 }
 
@@ -195,5 +201,12 @@ pub(super) async fn environ(mut inbox: Inbox<impl Connection>) -> io::Result<()>
         bytes.push(0);
     }
     inbox.write_all(&bytes).await?;
+    inbox.end().await
+}
+
+/// RESOLVER: resolv.conf and hosts, which the kubelet made.
+pub(super) async fn resolver(agent: &Agent, mut inbox: Inbox<impl Connection>) -> io::Result<()> {
+    send(&mut inbox, &Reply::succeeded()).await?;
+    inbox.write_all(&agent.resolver.files().encode()).await?;
     inbox.end().await
 }

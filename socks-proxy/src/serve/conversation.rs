@@ -57,6 +57,7 @@ pub(super) async fn answer_request(agent: &Agent, mut inbox: Inbox<impl Connecti
         Command::Dns => commands::dns(agent, inbox, request.target.port()).await,
         Command::Datagrams => commands::datagrams(agent, inbox, request.target).await,
         Command::Environ => commands::environ(inbox).await,
+        Command::Resolver => commands::resolver(agent, inbox).await,
         Command::Unknown(_) => refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await,
     }
 }

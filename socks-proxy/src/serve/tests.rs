@@ -13,9 +13,9 @@ use crate::proto::{Client, Command, LOOKUP_A, LOOKUP_AAAA, Reply, Request, Step,
 use crate::resolve::exchange::framed;
 use crate::resolve::hosts::Hosts;
 use crate::resolve::message::{self, Head};
-use crate::resolve::settings::Settings;
 use crate::resolve::tests::Zone;
 use crate::resolve::{RecordType, Resolver};
+use crate::settings::Settings;
 
 const TOKEN: [u8; 32] = [3; 32];
 

@@ -1,7 +1,7 @@
 //! The pod's `/etc/resolv.conf` (resolv.conf(5)) as glibc reads it: what is not said has glibc's default, what is
 //! too much has glibc's limit.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use resolv_conf::{Config, ScopedIp};
@@ -33,6 +33,8 @@ pub struct Settings {
     pub rotate: bool,
     /// Always TCP (`use-vc`).
     pub tcp: bool,
+    /// All of the file's options, as `options` of glibc's `_res` has them (resolv.h).
+    pub glibc_options: u32,
 }
 
 impl Settings {
@@ -58,6 +60,7 @@ impl Settings {
             attempts: config.attempts.clamp(1, ATTEMPTS_MAX),
             rotate: config.rotate,
             tcp: config.use_vc,
+            glibc_options: glibc_options(&config),
         }
     }
 
@@ -88,6 +91,23 @@ impl Settings {
     }
 }
 
+/// `RES_*` bits of glibc's resolv.h, which are part of its binary interface.
+fn glibc_options(config: &Config) -> u32 {
+    let options = [
+        (config.use_vc, 0x0000_0008),
+        (config.rotate, 0x0000_4000),
+        (config.no_check_names, 0x0000_8000),
+        (config.edns0, 0x0010_0000),
+        (config.single_request, 0x0020_0000),
+        (config.single_request_reopen, 0x0040_0000),
+        (config.no_tld_query, 0x0100_0000),
+        (config.no_reload, 0x0200_0000),
+        (config.trust_ad, 0x0400_0000),
+        (config.no_aaaa, 0x0800_0000),
+    ];
+    options.iter().filter(|(is_set, _)| *is_set).fold(0, |bits, (_, bit)| bits | bit)
+}
+
 fn address(nameserver: &ScopedIp) -> SocketAddr {
     match nameserver {
         ScopedIp::V4(ip) => SocketAddr::from((*ip, PORT)),
@@ -108,29 +128,6 @@ fn interface(scope: &str) -> u32 {
     }
     let text = std::fs::read_to_string(format!("/sys/class/net/{scope}/ifindex")).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
-}
-
-/// Which families the machine has an address of, loopback and link-local ones aside.
-#[must_use]
-pub fn families() -> crate::link::Flags {
-    let mut flags = crate::link::Flags::default();
-    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-        let Some(address) = interface.address else { continue };
-        if let Some(v4) = address.as_sockaddr_in() {
-            flags.ipv4 |= is_global(IpAddr::V4(v4.ip()));
-        } else if let Some(v6) = address.as_sockaddr_in6() {
-            flags.ipv6 |= is_global(IpAddr::V6(v6.ip()));
-        }
-    }
-    flags
-}
-
-fn is_global(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    !address.is_loopback() && !address.is_unspecified() && !link_local
 }
 
 #[cfg(test)]
