@@ -24,6 +24,8 @@ enum {
   TP_LOOKUP = 4,  /* one byte of TP_WANT_*, then the name without a NUL */
   TP_REVERSE = 5, /* struct tp_address */
   TP_EXEC = 6,    /* nothing, and the file by SCM_RIGHTS */
+  TP_RESOLVER = 0x10,   /* nothing */
+  TP_NAMESERVER = 0x11, /* struct tp_address */
 };
 
 /* Answers. */
@@ -35,6 +37,8 @@ enum {
   TP_ADDRESSES = 0x84, /* one byte of length and the canonical name, then struct tp_address, any number */
   TP_FAILED = 0x85,    /* int32_t, an EAI_* */
   TP_NAME = 0x86,      /* the name without a NUL */
+  TP_RESOLVER_IS = 0x90,   /* struct tp_resolver, its addresses, then domains with a NUL after each */
+  TP_NAMESERVER_IS = 0x91, /* struct tp_address */
 };
 
 enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };
@@ -73,5 +77,15 @@ struct tp_connect {
 };
 _Static_assert(offsetof(struct tp_connect, asked) == 8, "asked");
 _Static_assert(offsetof(struct tp_connect, v6_socket) == 32, "v6_socket");
+
+struct tp_resolver {
+  uint32_t options; /* RES_* of resolv.h */
+  uint8_t timeout;  /* seconds */
+  uint8_t attempts;
+  uint8_t ndots;
+  uint8_t nameservers; /* struct tp_address that follow */
+};
+_Static_assert(sizeof(struct tp_resolver) == 8, "resolver");
+_Static_assert(offsetof(struct tp_resolver, nameservers) == 7, "nameservers");
 
 #endif

@@ -5,6 +5,12 @@
 /// Path of the launcher's `AF_UNIX` `SOCK_SEQPACKET` listener.
 pub const SOCKET: &str = "TP_SOCKET";
 
+/// Beside [`SOCKET`]: the pod's resolv.conf.
+pub const RESOLV_CONF: &str = "resolv.conf";
+
+/// Beside [`SOCKET`]: the pod's hosts file.
+pub const HOSTS: &str = "hosts";
+
 /// The gate's ports as `V4,V6` in decimal: the park on [`GATE_V4`] and on `::1`. `0` where the family is missing.
 pub const GATE: &str = "TP_GATE";
 

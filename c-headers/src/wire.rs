@@ -90,6 +90,14 @@ pub enum Question<'a> {
     },
     /// May the program file that comes along be started? Answered by [`Answer::Pass`] (yes) or [`Answer::Errno`].
     Exec,
+    /// What does the pod's resolv.conf say? Answered by [`Answer::Resolver`], or [`Answer::Pass`] if nobody knows.
+    Resolver,
+    /// Where can this nameserver be asked from here? Answered by [`Answer::Nameserver`], by [`Answer::Pass`] if the
+    /// machine itself reaches it, or by [`Answer::Errno`].
+    Nameserver {
+        /// The nameserver as the program knows it.
+        address: Address,
+    },
 }
 
 /// What the launcher answers.
@@ -114,6 +122,27 @@ pub enum Answer<'a> {
     Failed(i32),
     /// The name of an address.
     Name(&'a [u8]),
+    /// The pod's resolver settings.
+    Resolver(Resolver<'a>),
+    /// An address on this machine that speaks for the nameserver, by UDP and TCP.
+    Nameserver(Address),
+}
+
+/// What a resolv.conf says, in the terms of glibc's `struct __res_state` (resolv.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolver<'a> {
+    /// `RES_*` bits of the file's options.
+    pub options: u32,
+    /// Seconds to wait for the first nameserver.
+    pub timeout: u8,
+    /// Rounds through the nameservers.
+    pub attempts: u8,
+    /// Dots that make a name be tried as it is first.
+    pub ndots: u8,
+    /// The nameservers, in order; at most 3.
+    pub nameservers: AddressList<'a>,
+    /// Domains to search, each with a NUL after it.
+    pub search: &'a [u8],
 }
 
 /// Encoded addresses, read one at a time.
@@ -149,6 +178,8 @@ mod kind {
     pub(super) const LOOKUP: u16 = 4;
     pub(super) const REVERSE: u16 = 5;
     pub(super) const EXEC: u16 = 6;
+    pub(super) const RESOLVER: u16 = 0x10;
+    pub(super) const NAMESERVER: u16 = 0x11;
     pub(super) const PASS: u16 = 0x80;
     pub(super) const ERRNO: u16 = 0x81;
     pub(super) const PARK: u16 = 0x82;
@@ -156,6 +187,8 @@ mod kind {
     pub(super) const ADDRESSES: u16 = 0x84;
     pub(super) const FAILED: u16 = 0x85;
     pub(super) const NAME: u16 = 0x86;
+    pub(super) const RESOLVER_IS: u16 = 0x90;
+    pub(super) const NAMESERVER_IS: u16 = 0x91;
 }
 
 impl<'a> Question<'a> {
@@ -169,6 +202,8 @@ impl<'a> Question<'a> {
             Question::Lookup { .. } => (kind::LOOKUP, Writer::new(buffer)?),
             Question::Reverse { .. } => (kind::REVERSE, Writer::new(buffer)?),
             Question::Exec => (kind::EXEC, Writer::new(buffer)?),
+            Question::Resolver => (kind::RESOLVER, Writer::new(buffer)?),
+            Question::Nameserver { .. } => (kind::NAMESERVER, Writer::new(buffer)?),
         };
         match *self {
             Question::Connect { cookie, asked, v6_socket } => {
@@ -181,8 +216,8 @@ impl<'a> Question<'a> {
                 writer.bytes(&[want])?;
                 writer.bytes(name)?;
             }
-            Question::Reverse { address } => writer.address(address)?,
-            Question::Exec => {}
+            Question::Reverse { address } | Question::Nameserver { address } => writer.address(address)?,
+            Question::Exec | Question::Resolver => {}
         }
         writer.finish(kind)
     }
@@ -206,6 +241,8 @@ impl<'a> Question<'a> {
             kind::LOOKUP => Question::Lookup { want: body.u8()?, name: body.name()? },
             kind::REVERSE => Question::Reverse { address: body.address()? },
             kind::EXEC => Question::Exec,
+            kind::RESOLVER => Question::Resolver,
+            kind::NAMESERVER => Question::Nameserver { address: body.address()? },
             _ => return None,
         };
         body.end()?;
@@ -245,6 +282,14 @@ impl<'a> Answer<'a> {
                 writer.bytes(name)?;
                 kind::NAME
             }
+            Answer::Resolver(resolver) => {
+                writer.resolver(resolver)?;
+                kind::RESOLVER_IS
+            }
+            Answer::Nameserver(address) => {
+                writer.address(address)?;
+                kind::NAMESERVER_IS
+            }
         };
         writer.finish(kind)
     }
@@ -261,19 +306,12 @@ impl<'a> Answer<'a> {
             kind::ADDRESSES => {
                 let length = usize::from(body.u8()?);
                 let canonical = body.take(length)?;
-                let bytes = body.0;
-                if !bytes.len().is_multiple_of(ADDRESS_LEN) {
-                    return None;
-                }
-                let addresses = AddressList(bytes);
-                for chunk in bytes.chunks_exact(ADDRESS_LEN) {
-                    Reader(chunk).address()?;
-                }
-                body.0 = &[];
-                Answer::Addresses { canonical, addresses }
+                Answer::Addresses { canonical, addresses: body.addresses(body.0.len())? }
             }
             kind::FAILED => Answer::Failed(body.i32()?),
             kind::NAME => Answer::Name(body.name()?),
+            kind::RESOLVER_IS => Answer::Resolver(body.resolver()?),
+            kind::NAMESERVER_IS => Answer::Nameserver(body.address()?),
             _ => return None,
         };
         body.end()?;
@@ -323,6 +361,14 @@ impl<'b> Writer<'b> {
         self.bytes(&address.port.to_ne_bytes())?;
         self.bytes(&address.scope.to_ne_bytes())?;
         self.bytes(&bytes)
+    }
+
+    fn resolver(&mut self, resolver: Resolver<'_>) -> Option<()> {
+        self.bytes(&resolver.options.to_ne_bytes())?;
+        let nameservers = u8::try_from(resolver.nameservers.0.len() / ADDRESS_LEN).ok()?;
+        self.bytes(&[resolver.timeout, resolver.attempts, resolver.ndots, nameservers])?;
+        self.bytes(resolver.nameservers.0)?;
+        self.bytes(resolver.search)
     }
 
     fn finish(mut self, kind: u16) -> Option<usize> {
@@ -400,6 +446,28 @@ impl<'a> Reader<'a> {
         Some(Address { ip, port, scope })
     }
 
+    fn addresses(&mut self, length: usize) -> Option<AddressList<'a>> {
+        let bytes = self.take(length)?;
+        if !bytes.len().is_multiple_of(ADDRESS_LEN) {
+            return None;
+        }
+        for chunk in bytes.chunks_exact(ADDRESS_LEN) {
+            Reader(chunk).address()?;
+        }
+        Some(AddressList(bytes))
+    }
+
+    fn resolver(&mut self) -> Option<Resolver<'a>> {
+        let options = u32::from_ne_bytes(self.array()?);
+        let [timeout, attempts, ndots, nameservers] = self.array()?;
+        let nameservers = self.addresses(usize::from(nameservers).checked_mul(ADDRESS_LEN)?)?;
+        let search = self.take(self.0.len())?;
+        if search.last().is_some_and(|last| *last != 0) {
+            return None;
+        }
+        Some(Resolver { options, timeout, attempts, ndots, nameservers, search })
+    }
+
     fn end(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
@@ -424,6 +492,8 @@ mod tests {
             Question::Lookup { want: WANT_V6, name: b"" },
             Question::Reverse { address: V6 },
             Question::Exec,
+            Question::Resolver,
+            Question::Nameserver { address: V4 },
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = question.encode(&mut buffer).unwrap();
@@ -449,6 +519,15 @@ mod tests {
             Answer::Addresses { canonical: b"", addresses: AddressList::new(&[]) },
             Answer::Failed(errno_of_a_missing_name()),
             Answer::Name(b"kubernetes.default.svc.cluster.local"),
+            Answer::Resolver(Resolver {
+                options: 0x4000,
+                timeout: 5,
+                attempts: 2,
+                ndots: 5,
+                nameservers: addresses,
+                search: b"svc.cluster.local\0cluster.local\0",
+            }),
+            Answer::Nameserver(V6),
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = answer.encode(&mut buffer).unwrap();

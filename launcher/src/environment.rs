@@ -67,6 +67,12 @@ impl Environment {
         self.0.insert(name.into(), value.into());
     }
 
+    /// A variable's value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(OsStr::new(name)).cloned()
+    }
+
     /// The variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))

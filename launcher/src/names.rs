@@ -4,15 +4,15 @@
 //! negative ones too (RFC 2308), are kept for as long as the nameserver allows, and one question in flight serves
 //! all who wait for it. A slow question never delays another: each is its own task on its own stream.
 //!
-//! Addresses are the real ones. They are ordered here by the policy table of RFC 6724, because the libc that would
-//! otherwise do it would judge by the laptop's addresses.
+//! Addresses are the real ones, in the pod's order (RFC 6724): the libc that would otherwise order them would judge by the
+//! laptop's own addresses.
 //!
 //! What the user keeps local ([`scope`](crate::scope)) is asked of the laptop's own libc ([`laptop`]), which keeps what it
 //! keeps.
 
 mod laptop;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,15 +66,7 @@ impl Names {
 
     async fn in_pod(&self, name: &str, want: Want) -> Answer {
         let name = name.to_ascii_lowercase();
-        self.cache
-            .get_with((name.clone(), want), async {
-                let mut answer = self.pod.lookup(name, want).await;
-                if let Ok(found) = &mut answer {
-                    prefer(&mut found.addresses);
-                }
-                Arc::new(answer)
-            })
-            .await
+        self.cache.get_with((name.clone(), want), async { Arc::new(self.pod.lookup(name, want).await) }).await
     }
 
     /// Looks up the name of an address.
@@ -98,26 +90,6 @@ impl Expiry<(String, Want), Answer> for ByTtl {
             Ok(found) => found.ttl.min(TTL_LIMIT),
             Err(error) => error.ttl.min(NEGATIVE_TTL_LIMIT),
         })
-    }
-}
-
-/// Orders destination addresses by the precedence of RFC 6724, 2.1; equals stay as the nameserver gave them.
-fn prefer(addresses: &mut [IpAddr]) {
-    addresses.sort_by_key(|address| std::cmp::Reverse(precedence(*address)));
-}
-
-fn precedence(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => 35,
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => 50,
-        IpAddr::V6(v6) => match v6.segments() {
-            [0x2002, ..] => 30,
-            [0x2001, 0, ..] => 5,
-            [0xfc00..=0xfdff, ..] => 3,
-            [0, 0, 0, 0, 0, 0xffff, ..] => 35,
-            [0xfec0..=0xfeff, ..] | [0x3ffe, ..] | [0, 0, 0, 0, 0, 0, ..] => 1,
-            _ => 40,
-        },
     }
 }
 
@@ -149,6 +121,10 @@ mod tests {
     impl Pod for Nameserver {
         fn dial(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
             unreachable!("a lookup does not dial")
+        }
+
+        fn datagrams(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+            unreachable!("a lookup sends none itself")
         }
 
         fn lookup(&self, _: String, _: Want) -> BoxFuture<'_, Result<Found, LookupError>> {
@@ -200,14 +176,5 @@ mod tests {
             assert!(names.lookup("nope", BOTH).await.is_err());
             assert_eq!(nameserver.asked.load(Ordering::SeqCst), questions);
         }
-    }
-
-    #[test]
-    fn a_private_ipv6_address_comes_after_ipv4_and_a_global_one_before() {
-        let [v4, private, global]: [IpAddr; 3] =
-            ["10.96.0.1", "fd00::1", "2a00::1"].map(|text| text.parse().unwrap());
-        let mut addresses = [private, v4, global];
-        prefer(&mut addresses);
-        assert_eq!(addresses, [global, v4, private]);
     }
 }

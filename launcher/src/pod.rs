@@ -77,7 +77,7 @@ pub struct Want {
 /// What a lookup found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The addresses as the nameserver ordered them, A before AAAA.
+    /// The addresses, in the order in which the pod would try them.
     pub addresses: Vec<IpAddr>,
     /// The name that the addresses belong to, at the end of all aliases.
     pub canonical: String,
@@ -126,6 +126,11 @@ impl From<io::Error> for LookupError {
 pub trait Pod: Send + Sync + 'static {
     /// Opens a connection to `target` from the pod. It returns when the far end has accepted or refused.
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
+
+    /// Opens a flow of datagrams to and from `target`, each with its length in front (16 bits, big-endian).
+    /// [`DATAGRAM_ERROR`](socks_proxy::proto::DATAGRAM_ERROR) as a length stands for an error that the flow met, and one
+    /// byte of SOCKS reply code follows.
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
 
     /// Looks a name up as the pod would: its resolv.conf, its hosts file.
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>>;

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::fcntl::{Flock, FlockArg};
+use socks_proxy::files::Files;
 use tp_abi::env;
 use tracing::{debug, info};
 
@@ -26,15 +28,20 @@ use crate::installed::Installed;
 use crate::kube::agent::Image;
 use crate::method;
 use crate::names::Names;
+use crate::nameserver::Nameservers;
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::report::Failure;
+use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
 use crate::session::{self, Session};
 use crate::shim::{Answers, Server};
 
 /// How long connections that the command closed last may take to be delivered.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Options for libc's resolver on top of those in resolv.conf (resolv.conf(5)).
+const RES_OPTIONS: &str = "RES_OPTIONS";
 
 /// Runs the command; gives its exit code.
 ///
@@ -53,6 +60,10 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     };
     spinner.finish_and_clear();
     let side = opened?;
+    if let Some(files) = &side.files {
+        resolver::write(folder.path(), files)
+            .map_err(|source| Failure::Folder { path: folder.path().to_owned(), source })?;
+    }
     if let Some(file) = &options.env_file {
         side.environment
             .write_dotenv(file)
@@ -61,8 +72,12 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
     let ports = gate.ports();
     let scope = Arc::new(Scope::new(options.local, options.only));
+    let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
+    let resolver =
+        side.files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
+    let nameservers = Nameservers::new(Arc::clone(&side.pod));
     let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
-    let answers = Answers { gate: Arc::clone(&gate), names, scope };
+    let answers = Answers { gate: Arc::clone(&gate), names, scope, resolver, nameservers };
     let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
     let mut command = Command::new(&path);
@@ -85,6 +100,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
 struct Side {
     pod: Arc<dyn Pod>,
     environment: Environment,
+    files: Option<Files>,
     session: Option<Session>,
 }
 
@@ -92,17 +108,26 @@ async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) 
     if let Some(proxy) = &options.proxy {
         spinner.set_message(format!("connecting to {proxy}"));
         let pod = ProxyPod::connect(proxy.clone()).await?;
-        return Ok(Side { pod: Arc::new(pod), environment: Environment::default(), session: None });
+        return Ok(Side {
+            pod: Arc::new(pod),
+            environment: Environment::default(),
+            files: None,
+            session: None,
+        });
     }
     let progress = |step: String| {
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let session = session::open(session_options(&options.place, installed)?, &progress).await?;
+    let mut session = session::open(session_options(&options.place, installed)?, &progress).await?;
     let mut environment = Environment::from_environ(&session.environ);
     environment.set(environment::POD, &session.agent.pod);
     environment.set(environment::CONTAINER, &session.container);
-    Ok(Side { pod: Arc::new(session.pod.clone()), environment, session: Some(session) })
+    let files = session.files.take();
+    if files.is_none() {
+        info!("the agent is of an older version: programs read the laptop's own resolv.conf and hosts");
+    }
+    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files, session: Some(session) })
 }
 
 fn session_options(place: &cli::Place, installed: &Installed) -> Result<session::Options, Failure> {

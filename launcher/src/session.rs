@@ -13,6 +13,7 @@ use std::future::Future;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use socks_proxy::files::Files;
 use socks_proxy::link::{self, LinkError};
 use socks_proxy::mux::{self, Opener};
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError, St
 use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster, forward};
-use crate::pod::agent::{AgentPod, environ};
+use crate::pod::agent::{AgentPod, environ, files};
 
 /// How long the first answer over a new link may take.
 const LINK_LIMIT: Duration = Duration::from_secs(8);
@@ -103,6 +104,8 @@ pub struct Session {
     pub container: String,
     /// The environment as the kubelet resolved it for the agent.
     pub environ: Vec<u8>,
+    /// The pod's resolv.conf and hosts; [`None`] if the agent is older than that question.
+    pub files: Option<Files>,
     keeper: JoinHandle<()>,
 }
 
@@ -136,6 +139,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         agent: made.agent,
         container: made.container,
         environ: made.up.environ,
+        files: made.up.files,
         keeper,
     })
 }
@@ -156,6 +160,7 @@ struct Up {
     opener: Opener,
     driver: JoinHandle<io::Result<()>>,
     environ: Vec<u8>,
+    files: Option<Files>,
 }
 
 impl Maker {
@@ -225,14 +230,15 @@ impl Maker {
         }
     }
 
-    /// Opens the link to an agent and asks for its environment, which is the proof that all of it works.
+    /// Opens the link to an agent and asks for its environment and files at once, which is the proof that all of it works.
     async fn link(&self, agent: &Agent) -> Result<Up, SessionError> {
         let forward = forward::open(&self.cluster, &agent.pod, agent.port).await?;
         let (opener, driver) = mux::client(link::connect(forward, &agent.token));
         let mut driver = tokio::spawn(driver);
-        let asked = tokio::time::timeout(LINK_LIMIT, environ(&opener)).await;
+        let asked = async { tokio::try_join!(environ(&opener), files(&opener)) };
+        let asked = tokio::time::timeout(LINK_LIMIT, asked).await;
         let error = match asked {
-            Ok(Ok(environ)) => return Ok(Up { opener, driver, environ }),
+            Ok(Ok((environ, files))) => return Ok(Up { opener, driver, environ, files }),
             Ok(Err(error)) => error,
             Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
         };

@@ -21,7 +21,7 @@ use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
 use tp_abi::errno::{code, eai};
 use tp_abi::wire::{
-    ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question,
+    self, ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question,
     WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
 };
 use tracing::{debug, warn};
@@ -29,7 +29,9 @@ use tracing::{debug, warn};
 use crate::gate::{Gate, unmapped};
 use crate::method;
 use crate::names::Names;
+use crate::nameserver::Nameservers;
 use crate::pod::Want;
+use crate::resolver::Resolver;
 use crate::scope::Scope;
 use crate::sys;
 
@@ -85,6 +87,10 @@ pub struct Answers {
     pub names: Arc<Names>,
     /// What is the pod's at all.
     pub scope: Arc<Scope>,
+    /// The pod's resolver settings, where they are known.
+    pub resolver: Option<Resolver>,
+    /// Nameservers on loopback.
+    pub nameservers: Nameservers,
 }
 
 async fn serve(listener: OwnedFd, answers: Arc<Answers>) -> io::Result<()> {
@@ -159,6 +165,8 @@ impl fmt::Display for Spoken<'_> {
             Question::Lookup { name, .. } => write!(f, "addresses of {}", name.escape_ascii()),
             Question::Reverse { address } => write!(f, "the name of {}", from_wire(address).ip()),
             Question::Exec => write!(f, "may a program be started"),
+            Question::Resolver => write!(f, "the resolver's settings"),
+            Question::Nameserver { address } => write!(f, "the nameserver {}", from_wire(address)),
         }
     }
 }
@@ -200,8 +208,49 @@ async fn answer(
             Some(Ok(())) => Answer::Pass,
             None => Answer::Errno(code::EPERM),
         },
+        Question::Resolver => match &answers.resolver {
+            Some(known) => return resolver(known, reply),
+            None => Answer::Pass,
+        },
+        Question::Nameserver { address } => nameserver(answers, from_wire(address)),
     };
     answer.encode(reply)
+}
+
+fn resolver(resolver: &Resolver, reply: &mut [u8]) -> Option<usize> {
+    let settings = resolver.settings();
+    let mut list = [0; ADDRESSES_MAX * ADDRESS_LEN];
+    let mut end = 0;
+    for nameserver in &settings.nameservers {
+        end = put_address(&mut list, end, to_wire(*nameserver))?;
+    }
+    let byte = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
+    let resolver = wire::Resolver {
+        options: settings.glibc_options,
+        timeout: byte(settings.timeout.as_secs()),
+        attempts: byte(settings.attempts.into()),
+        ndots: byte(settings.ndots as u64),
+        nameservers: AddressList::new(list.get(..end)?),
+        search: resolver.search(),
+    };
+    Answer::Resolver(resolver).encode(reply)
+}
+
+/// A program may ask a nameserver of its own choice. One on the laptop's loopback is the laptop's, unless the pod uses that
+/// address itself.
+fn nameserver(answers: &Answers, address: SocketAddr) -> Answer<'static> {
+    let Some(resolver) = &answers.resolver else { return Answer::Errno(code::ENETUNREACH) };
+    let own = address.ip().is_loopback() || address.ip().is_unspecified();
+    if !resolver.is_pods(address) && (own || !answers.scope.is_pods(address)) {
+        return Answer::Pass;
+    }
+    match answers.nameservers.at(address) {
+        Ok(here) => Answer::Nameserver(to_wire(here)),
+        Err(error) => {
+            warn!(%address, %error, "cannot speak for a nameserver");
+            Answer::Errno(code::ENETUNREACH)
+        }
+    }
 }
 
 async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Option<usize> {

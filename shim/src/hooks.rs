@@ -9,6 +9,7 @@ pub(crate) mod addrinfo;
 pub(crate) mod connect;
 pub(crate) mod dlopen;
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod hostent;
 pub(crate) mod nameinfo;
 pub(crate) mod resolv;

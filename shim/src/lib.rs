@@ -23,6 +23,7 @@ mod hostent;
 mod name;
 mod note;
 mod program;
+mod resolver;
 mod sockaddr;
 mod sys;
 

@@ -6,9 +6,10 @@
 //!
 //! Where a libc does not have a function, its place says what the caller gets.
 
+use crate::resolver::State;
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
-use libc::{addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use libc::{FILE, addrinfo, hostent, mmsghdr, mode_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 /// Marks a function that this libc does not have, so that it is looked for once.
 static MISSING: u8 = 0;
@@ -173,35 +174,65 @@ originals! {
     /// resolver(3).
     fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn res_nquery(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn res_nquery(state: *mut State, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn __res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn __res_nquery(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn __res_nquery(state: *mut State, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn res_nsearch(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn res_nsearch(state: *mut State, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn __res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn __res_nsearch(state: *mut c_void, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn __res_nsearch(state: *mut State, name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn res_querydomain(name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn res_nquerydomain(state: *mut c_void, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn res_nquerydomain(state: *mut State, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn __res_querydomain(name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn __res_nquerydomain(state: *mut c_void, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn __res_nquerydomain(state: *mut State, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn res_send(question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn res_nsend(state: *mut c_void, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn res_nsend(state: *mut State, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
     fn __res_send(question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
     /// resolver(3).
-    fn __res_nsend(state: *mut c_void, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    fn __res_nsend(state: *mut State, question: *const u8, length: c_int, answer: *mut u8, size: c_int) -> c_int, or -1;
+    /// `_res` of resolver(3).
+    fn __res_state() -> *mut State, or core::ptr::null_mut();
+    /// `res_init` of resolver(3).
+    fn __res_init() -> c_int, or -1;
+    /// `res_ninit` of resolver(3).
+    fn __res_ninit(state: *mut State) -> c_int, or -1;
+    /// open(2).
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// open(2).
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// open(2).
+    fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// open(2).
+    fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// open(2), checked (`_FORTIFY_SOURCE`).
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int, or -1;
+    /// open(2), checked.
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int, or -1;
+    /// openat(2).
+    fn openat(folder: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// openat(2).
+    fn openat64(folder: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int, or -1;
+    /// openat(2), checked.
+    fn __openat_2(folder: c_int, path: *const c_char, flags: c_int) -> c_int, or -1;
+    /// openat(2), checked.
+    fn __openat64_2(folder: c_int, path: *const c_char, flags: c_int) -> c_int, or -1;
+    /// fopen(3).
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, or core::ptr::null_mut();
+    /// fopen(3).
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, or core::ptr::null_mut();
     /// `<nss.h>`: replaces a line of nsswitch.conf(5) for this process.
     fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int, or -1;
 }

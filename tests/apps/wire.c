@@ -22,6 +22,8 @@ int main(void) {
   message(TP_LOOKUP, "\7backend", 8);
   message(TP_REVERSE, &v4, sizeof v4);
   message(TP_EXEC, "", 0);
+  message(TP_RESOLVER, "", 0);
+  message(TP_NAMESERVER, &v4, sizeof v4);
   message(TP_PASS, "", 0);
   message(TP_ERRNO, &refused, 4);
   message(TP_PARK, &v4, sizeof v4);
@@ -33,5 +35,12 @@ int main(void) {
   fwrite(addresses.list, sizeof addresses.list, 1, stdout);
   message(TP_FAILED, &unknown, 4);
   message(TP_NAME, "backend", 7);
+  struct tp_resolver resolver = {.options = 0x4000, .timeout = 5, .attempts = 2, .ndots = 15, .nameservers = 2};
+  struct tp_header settings = {TP_MAGIC, TP_RESOLVER_IS, sizeof resolver + sizeof addresses.list + 14};
+  fwrite(&settings, sizeof settings, 1, stdout);
+  fwrite(&resolver, sizeof resolver, 1, stdout);
+  fwrite(addresses.list, sizeof addresses.list, 1, stdout);
+  fwrite("cluster.local", 14, 1, stdout);
+  message(TP_NAMESERVER_IS, &v4, sizeof v4);
   return 0;
 }

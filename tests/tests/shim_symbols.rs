@@ -5,12 +5,12 @@ use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tp_abi::wire::{Address, AddressList, Answer, Ip, MESSAGE_MAX, Question, put_address};
+use tp_abi::wire::{Address, AddressList, Answer, Ip, MESSAGE_MAX, Question, Resolver, put_address};
 use tp_tests::fake_launcher::succeeded;
 use tp_tests::shim_under_test;
 
 /// All that the shim may need of libc. Nothing here allocates but `strdup`, for a canonical name that libc's own
-/// freeaddrinfo() frees; nothing opens a socket; nothing can come back into a hook.
+/// freeaddrinfo() frees, and `malloc`, for a nameserver that its res_nclose() frees; nothing opens a socket; nothing can come back into a hook.
 const IMPORTS: &[&str] = &[
     "__errno_location",
     "__h_errno_location",
@@ -20,6 +20,7 @@ const IMPORTS: &[&str] = &[
     "freeaddrinfo",
     "inet_aton",
     "inet_pton",
+    "malloc",
     "memcmp",
     "memcpy",
     "memmove",
@@ -103,6 +104,8 @@ fn the_c_header_says_what_wire_rs_says() {
         Question::Lookup { want: 7, name: b"backend" },
         Question::Reverse { address: v4 },
         Question::Exec,
+        Question::Resolver,
+        Question::Nameserver { address: v4 },
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = question.encode(&mut room).unwrap();
@@ -116,6 +119,15 @@ fn the_c_header_says_what_wire_rs_says() {
         Answer::Addresses { canonical: b"name", addresses: AddressList::new(&list) },
         Answer::Failed(-2),
         Answer::Name(b"backend"),
+        Answer::Resolver(Resolver {
+            options: 0x4000,
+            timeout: 5,
+            attempts: 2,
+            ndots: 15,
+            nameservers: AddressList::new(&list),
+            search: b"cluster.local\0",
+        }),
+        Answer::Nameserver(v4),
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = answer.encode(&mut room).unwrap();

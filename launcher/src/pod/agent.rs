@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use socks_proxy::files::{ENCODED_MAX, Files};
 use socks_proxy::mux::{MuxStream, Opener};
-use socks_proxy::proto::{Client, Command, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, Reply, Request, Target};
+use socks_proxy::proto::{
+    Client, Command, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, LOOKUP_ORDERED, Reply, Request, Target,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tp_abi::errno::eai;
+use tp_abi::errno::reply::COMMAND_NOT_SUPPORTED;
 
 use super::conversation::{Conversation, converse};
 use super::{DialError, Found, LookupError, Pod, Stream, Want, messages};
@@ -92,17 +96,29 @@ pub async fn environ(opener: &Opener) -> std::io::Result<Vec<u8>> {
     Ok(environ)
 }
 
+/// The pod's resolv.conf and hosts; [`None`] if the agent is of a version that does not tell.
+///
+/// # Errors
+/// As for [`environ`].
+pub async fn files(opener: &Opener) -> std::io::Result<Option<Files>> {
+    let (reply, stream) = ask(opener, &Request::bare(Command::Resolver)).await?;
+    match reply.code {
+        0 => {}
+        COMMAND_NOT_SUPPORTED => return Ok(None),
+        code => return Err(std::io::Error::other(format!("the agent answered {code} to RESOLVER"))),
+    }
+    let mut bytes = Vec::new();
+    stream.take(ENCODED_MAX as u64).read_to_end(&mut bytes).await?;
+    Files::decode(&bytes).map(Some).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+}
+
 impl Pod for AgentPod {
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
-        async move {
-            let (reply, stream) = self.ask(&Request::new(Command::Connect, target)).await?;
-            if reply.code == 0 {
-                Ok(Box::new(stream) as Stream)
-            } else {
-                Err(DialError::from_reply(reply.code))
-            }
-        }
-        .boxed()
+        self.open(Request::new(Command::Connect, target)).boxed()
+    }
+
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+        self.open(Request::new(Command::Datagrams, target)).boxed()
     }
 
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>> {
@@ -111,7 +127,11 @@ impl Pod for AgentPod {
             let messages = tokio::time::timeout(LOOKUP_LIMIT, lookup)
                 .await
                 .map_err(|_elapsed| LookupError::passing("the lookup took too long"))??;
-            messages::addresses(&messages)
+            // Behind the empty message, where there is one, stands the order.
+            let mut parts = messages.split(Vec::is_empty);
+            let mut found = messages::addresses(parts.next().unwrap_or_default())?;
+            messages::order(&mut found.addresses, parts.flatten().next().map_or(&[], Vec::as_slice));
+            Ok(found)
         }
         .boxed()
     }
@@ -133,11 +153,17 @@ impl Pod for AgentPod {
 }
 
 impl AgentPod {
-    /// The nameserver's messages, one a family.
+    async fn open(&self, request: Request) -> Result<Stream, DialError> {
+        let (reply, stream) = self.ask(&request).await?;
+        if reply.code == 0 { Ok(Box::new(stream)) } else { Err(DialError::from_reply(reply.code)) }
+    }
+
+    /// The nameserver's messages, one a family; of an agent that knows it an empty one and the order after them.
     async fn messages(&self, name: String, want: Want) -> Result<Vec<Vec<u8>>, LookupError> {
         let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };
         let bits =
             bit(want.v4, LOOKUP_A) | bit(want.v6, LOOKUP_AAAA) | bit(want.configured, LOOKUP_CONFIGURED);
+        let bits = bits | LOOKUP_ORDERED;
         let request = Request::new(Command::Lookup, Target::Name(name, bits));
         let (reply, mut stream) = match self.ask(&request).await {
             // A name that SOCKS cannot carry is no host's name either.
@@ -159,7 +185,7 @@ impl AgentPod {
             let mut message = vec![0; length];
             stream.read_exact(&mut message).await?;
             messages.push(message);
-            if messages.len() > 2 {
+            if messages.len() > 4 {
                 return Err(LookupError::passing("the agent sent more answers than families"));
             }
         }

@@ -60,6 +60,17 @@ pub fn addresses(messages: &[Vec<u8>]) -> Result<Found, LookupError> {
     Ok(Found { addresses, canonical, ttl: Duration::from_secs(u64::from(ttl)) })
 }
 
+/// Orders `addresses` as `order` has them, 16 bytes an address, IPv4 as v4-mapped; those that it has not come last.
+pub fn order(addresses: &mut [IpAddr], order: &[u8]) {
+    let wide = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let order = order.as_chunks().0;
+    addresses
+        .sort_by_key(|address| order.iter().position(|known| *known == wide(address)).unwrap_or(order.len()));
+}
+
 fn shorten(ttl: &mut Option<u32>, other: u32) {
     *ttl = Some(ttl.map_or(other, |ttl| ttl.min(other)));
 }
@@ -151,6 +162,21 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(found.ttl, Duration::ZERO, "half an answer must be asked again");
+    }
+
+    #[test]
+    fn the_pods_order_is_kept_and_what_it_does_not_know_comes_last() {
+        let [v4, v6, other]: [IpAddr; 3] =
+            ["10.96.0.1", "fd00::1", "10.96.0.2"].map(|text| text.parse().unwrap());
+        let mut addresses = [other, v4, v6];
+        let known = [
+            [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 96, 0, 1],
+        ];
+        order(&mut addresses, &known.concat());
+        assert_eq!(addresses, [v6, v4, other]);
+        order(&mut addresses, b"none at all");
+        assert_eq!(addresses, [v6, v4, other]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use socks_proxy::proto::{Client, Command, Credentials, ProtoError, Reply, Request, Target};
 use tokio::net::TcpStream;
-use tp_abi::errno::{eai, reply};
+use tp_abi::errno::{code, eai, reply};
 use url::{Host, Url};
 
 use super::conversation::{Conversation, ConversationError, converse};
@@ -230,6 +230,12 @@ impl Pod for ProxyPod {
             }
         }
         .boxed()
+    }
+
+    /// SOCKS5's own UDP ASSOCIATE is not spoken.
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+        let reason = format!("no datagrams to {target} by a SOCKS5 server");
+        async { Err(DialError { errno: code::ENETUNREACH, reason }) }.boxed()
     }
 
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>> {
