@@ -1,7 +1,7 @@
 //! The one thing that tp keeps on the laptop between runs: a secret of which agents' tokens are made.
 //!
-//! A token is `HMAC-SHA256(secret, pod uid NUL container name)` (RFC 2104): never stored, different for every agent,
-//! and known again by the next run of the same user on the same machine.
+//! A token is `HMAC-SHA256(secret, pod uid NUL container name NUL revision)` (RFC 2104): never stored, different for every
+//! agent, and known again by the next run of the same user on the same machine with a tp that speaks to agents alike.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -11,6 +11,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 const LENGTH: usize = 32;
+
+/// What agents understand: raised with every command that they learn, so that a lingering agent of an older tp, which knows
+/// less, is not found but replaced.
+const REVISION: u8 = 1;
 
 /// The secret of this user on this machine.
 pub struct Secret([u8; LENGTH]);
@@ -91,6 +95,7 @@ impl Secret {
         mac.update(pod_uid.as_bytes());
         mac.update(&[0]);
         mac.update(container.as_bytes());
+        mac.update(&[0, REVISION]);
         mac.finalize().into_bytes().into()
     }
 }

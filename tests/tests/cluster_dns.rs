@@ -1,0 +1,99 @@
+//! DNS: raw messages, resolv.conf and hosts are the pod's, for programs and libraries that resolve by themselves.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
+
+use std::process::Command;
+
+use tp_tests::case::{Folder, PYTHON, app, ran};
+use tp_tests::{Case, Laptop, PodNetwork, Target};
+
+/// A program of `apps/`, built where the laptop's user can run it.
+fn built(laptop: &Laptop, name: &str) -> (Folder, String) {
+    let folder = Folder::new(laptop);
+    let binary = folder.file(name);
+    let mut compiler = Command::new("/usr/bin/gcc");
+    compiler
+        .args(["-Wall", "-Werror", "-pthread", "-o", &binary])
+        .arg(app(&format!("{name}.c")))
+        .arg("-lresolv");
+    ran(&mut compiler).succeeds();
+    (folder, binary)
+}
+
+/// What a program of `apps/` says must be what it says in the pod's own network.
+fn says_what_it_says_in_the_pod(name: &str, the_oracle_must_say: &[&str]) {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let (_folder, binary) = built(laptop, name);
+    let oracle = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
+    let truth = ran(&mut oracle.command(&binary).unwrap());
+    // The oracle itself must have met what this case is about.
+    truth.says(the_oracle_must_say);
+    case.web([&binary]).prints(&truth.stdout);
+}
+
+#[test]
+fn every_resolver_function_says_what_it_says_in_the_pod() {
+    says_what_it_says_in_the_pod(
+        "resolv",
+        &[
+            "_http._tcp.headless.default.svc.cluster.local 33: rcode 0, cut 0, 4 answers",
+            "many.test 16: rcode 0, cut 0, 6 answers",
+            "res_nquery at nobody text.test 16: failed, h_errno 2\n  10.244.255.77",
+            "res_nquery, cut many.test 16: rcode 0, cut 1",
+            "res_query nowhere.test 1: failed, h_errno 1",
+        ],
+    );
+}
+
+#[test]
+fn dig_asks_the_clusters_nameserver_over_tcp() {
+    let case = Case::new();
+    let dig = |words: &[&str]| case.web([&["dig", "+tcp", "+short", "+time=5"], words].concat());
+    let service = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIPs[*]}"]);
+    let (v4, v6) = service.split_once(' ').unwrap();
+    dig(&["+search", "backend", "A"]).prints(v4);
+    dig(&["backend.default.svc.cluster.local", "AAAA"]).prints(v6);
+    dig(&["_web._tcp.test", "SRV"]).prints("1 2 8080 outside.test.");
+    dig(&["text.test", "TXT"]).prints("\"first string\" \"second string\"");
+    dig(&["mail.test", "MX"]).prints("10 outside.test.");
+    dig(&["alias.test", "CNAME"]).prints("backend.default.svc.cluster.local.");
+    dig(&["-x", "10.96.0.10"]).prints("kube-dns.kube-system.svc.cluster.local.");
+    dig(&["test", "ANY"]).prints("");
+    case.web(["dig", "+tcp", "nowhere.test"])
+        .says(&["status: NXDOMAIN", "SERVER: 10.96.0.10#53(10.96.0.10) (TCP)"]);
+    case.web(["nslookup", "-vc", "backend"]).says(&["Name:\tbackend.default.svc.cluster.local", v4, v6]);
+    case.web(["host", "-T", "backend"])
+        .says(&[&format!("backend.default.svc.cluster.local has address {v4}")]);
+}
+
+#[test]
+fn the_files_are_the_pods_by_whatever_function_they_are_opened() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let oracle = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
+    let in_pod = |file: &str| ran(oracle.command("cat").unwrap().arg(file)).succeeds().to_owned();
+    let [resolv_conf, hosts] = ["/etc/resolv.conf", "/etc/hosts"].map(in_pod);
+    case.web(["cat", "/etc/resolv.conf"]).prints(&resolv_conf);
+    // The laptop's own name stays the laptop's, and comes after the pod's lines.
+    let said = case.shell("cat /etc/hosts; echo ---; uname -n");
+    let (with_own, own) = said.succeeds().rsplit_once("\n---\n").unwrap();
+    assert!(with_own.starts_with(&hosts), "{with_own}");
+    let rest = with_own.get(hosts.len()..).unwrap();
+    assert!(rest.lines().all(|line| line.is_empty() || line.contains(own)), "{rest}");
+    case.python("open_files", &["/etc/resolv.conf"]).prints(&resolv_conf);
+    case.python("open_files", &["/etc/hosts"]).prints(with_own);
+    // Nothing else is touched, nor is writing.
+    case.web([PYTHON, "-c", "open('/etc/resolv.conf', 'a')"]).exits(1).complains(&["PermissionError"]);
+    case.python("open_files", &["/etc/hostname"]).prints(own);
+}
+
+#[test]
+fn the_files_go_with_the_run() {
+    let case = Case::new();
+    let path = case.shell("f=$(dirname $TP_SOCKET); ls $f; echo; echo $f");
+    path.says(&["hosts\n", "resolv.conf\n"]);
+    let folder = path.stdout.lines().last().unwrap();
+    assert!(folder.starts_with('/') && !std::fs::exists(folder).unwrap(), "{folder}");
+}
