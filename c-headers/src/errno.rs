@@ -14,8 +14,12 @@ pub mod code {
     pub const ENETDOWN: i32 = 100;
     /// Network is unreachable.
     pub const ENETUNREACH: i32 = 101;
+    /// Software caused connection abort: connect() on a socket whose failure was fetched by `SO_ERROR`.
+    pub const ECONNABORTED: i32 = 103;
     /// Connection reset by peer.
     pub const ECONNRESET: i32 = 104;
+    /// No buffer space available: the launcher has no descriptor left.
+    pub const ENOBUFS: i32 = 105;
     /// Connection timed out.
     pub const ETIMEDOUT: i32 = 110;
     /// Connection refused.

@@ -17,41 +17,52 @@
 //! does not):
 //!
 //! ```text
-//!   (unknown) --open--> Pending --pod accepted--> Open --both ends closed--> (unknown)
-//!                          |                        
-//!                          +--pod refused--> Failed(errno) --open--> Pending
+//!   (unknown) --open--> Waiting --pod accepted--> Open --both ends closed--> (unknown)
+//!                          |  \--given up (watch)--> (unknown)
+//!                          +--pod refused--> failed(errno) --told--> (unknown)
 //! ```
 //!
-//! - `Pending`: another connect() finds the same park, and the kernel says `EALREADY`.
-//! - `Open`: getpeername() is answered from here; another connect() finds the park, the kernel says `EISCONN`.
-//! - `Failed`: the errno is told to whoever asks. A connect() before anybody asked is told too, as the kernel reports a
-//!   pending error; the one after that dials anew.
+//! What a connect() of a known socket means, the kernel's socket tells ([`Stage`]), since connect(`AF_UNSPEC`) and
+//! shutdown() are the app's own and pass by here:
+//!
+//! - `Busy`, on its way or connected: it is sent to the park, and the kernel says `EALREADY` or `EISCONN`.
+//! - `Fresh`: an attempt that was under way is over; its dial is given up, and there is a new one. (Only where two
+//!   threads connect one socket to one place, neither may have begun yet: they share the attempt.)
+//! - `Ended`, with a failure that no connect() has told: it is told now ([`refuse::standing`]), and the next connect()
+//!   dials.
+//!
+//! An attempt has a number, so that what comes late from an old one touches no new one.
 //!
 //! Must not: answer before the pod did; touch the data (that is [`relay`](socks_proxy::relay)); name sockets by
 //! descriptor.
 
 mod app_end;
+mod holders;
 mod meet;
 mod park;
 mod refuse;
+mod watch;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tp_abi::errno::code;
 use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::pod::{DialError, Pod, Stream};
-use crate::sys;
+use crate::sys::socket::{self, Stage};
 
 use app_end::AppEnd;
 pub use park::{ParkError, Parks};
+use watch::Watched;
 
 /// How long the kernel's own SYN retries go on by default (net.ipv4.tcp_syn_retries = 6: 127 s) and a bit. A dial
 /// that lasts longer has nobody waiting any more.
@@ -66,45 +77,82 @@ pub struct Gate {
     parks: Parks,
     pod: Arc<dyn Pod>,
     runtime: Handle,
-    sockets: Mutex<HashMap<u64, Socket>>,
-    failed: moka::sync::Cache<u64, Failure>,
+    table: Mutex<Table>,
+    /// The errno of the last attempt, until a connect() has told it.
+    failed: moka::sync::Cache<u64, i32>,
+    /// gate --there is a dial--> watch
+    dialing: Arc<Notify>,
 }
 
-/// A failed connect. The kernel reports a failure once, and so does the gate.
-#[derive(Clone, Debug)]
-struct Failure {
-    errno: i32,
-    told: Arc<AtomicBool>,
+/// One connect() of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attempt {
+    cookie: u64,
+    number: u64,
 }
 
-impl Failure {
-    fn new(errno: i32) -> Self {
-        Self { errno, told: Arc::new(AtomicBool::new(false)) }
-    }
+#[derive(Debug, Default)]
+struct Table {
+    sockets: HashMap<u64, Socket>,
+    attempts: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Socket {
+    attempt: Attempt,
     asked: SocketAddr,
-    parked: SocketAddr,
     progress: Progress,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Progress {
-    Dialing,
-    /// The pod has connected. The app may have written and ended before the gate learns that both sockets met.
-    Meeting,
+    Waiting(Waiting),
     Open(AppEnd),
+}
+
+/// The pod dials, or has connected and the sockets are about to meet.
+#[derive(Clone, Debug)]
+struct Waiting {
+    /// Our copy of the app's socket. It goes when the socket is open: then the app's close is a close.
+    socket: Arc<OwnedFd>,
+    given_up: CancellationToken,
+    /// The pod has connected. The app may have written and ended before the gate learns that both sockets met.
+    meeting: bool,
+    watched: Watched,
 }
 
 impl Progress {
     /// Whether something that an app wrote before it closed its socket may be on its way.
     fn may_have_last_words(&self) -> bool {
         match self {
-            Self::Dialing => false,
-            Self::Meeting => true,
+            Self::Waiting(waiting) => waiting.meeting,
             Self::Open(end) => end.is_closed_by_app(),
+        }
+    }
+}
+
+impl Table {
+    fn current(&mut self, attempt: Attempt) -> Option<&mut Socket> {
+        self.sockets.get_mut(&attempt.cookie).filter(|known| known.attempt == attempt)
+    }
+
+    fn waiting(&mut self, attempt: Attempt) -> Option<&mut Waiting> {
+        match &mut self.current(attempt)?.progress {
+            Progress::Waiting(waiting) => Some(waiting),
+            Progress::Open(_) => None,
+        }
+    }
+
+    /// Forgets an attempt, if it is not another one's turn already; whether it was this one's.
+    fn forget(&mut self, attempt: Attempt) -> bool {
+        self.current(attempt).is_some() && self.sockets.remove(&attempt.cookie).is_some()
+    }
+
+    /// Forgets an attempt and ends its dial.
+    fn give_up(&mut self, attempt: Attempt) {
+        if let Some(waiting) = self.waiting(attempt) {
+            waiting.given_up.cancel();
+            self.forget(attempt);
         }
     }
 }
@@ -113,63 +161,86 @@ impl Gate {
     /// A gate whose connections go to `pod`, carried by the runtime that this is called in.
     #[must_use]
     pub fn new(parks: Parks, pod: Arc<dyn Pod>) -> Arc<Self> {
-        Arc::new(Self {
+        let runtime = Handle::current();
+        let dialing = Arc::new(Notify::new());
+        let gate = Arc::new(Self {
             parks,
             pod,
-            runtime: Handle::current(),
-            sockets: Mutex::new(HashMap::new()),
+            runtime: runtime.clone(),
+            table: Mutex::default(),
             failed: moka::sync::Cache::builder().max_capacity(FAILED_KEPT).time_to_live(FAILED_FOR).build(),
-        })
+            dialing: Arc::clone(&dialing),
+        });
+        runtime.spawn(watch::watch(Arc::downgrade(&gate), dialing));
+        gate
     }
 
-    /// Starts to open `socket` to `asked` and says where the app must connect it meanwhile. `v6_socket` says how the
-    /// park must be spelled. A socket that is on its way already keeps its park and its dial.
+    /// Starts to open `socket` to `asked` for the process `asker` and says where the app must connect it meanwhile.
+    /// `v6_socket` says how the park must be spelled.
     ///
     /// # Errors
-    /// The errno for the app where its socket cannot be parked.
+    /// The errno for the app where its connect() fails at once.
     pub fn open(
         self: &Arc<Self>,
+        asker: Pid,
         cookie: u64,
         socket: OwnedFd,
         asked: SocketAddr,
         v6_socket: bool,
     ) -> Result<SocketAddr, i32> {
-        if !sys::socket::cookie(&socket).is_ok_and(|actual| actual == cookie) {
+        if !socket::cookie(&socket).is_ok_and(|actual| actual == cookie) {
             return Err(code::EACCES);
         }
-        if let Some(failure) = self.failed.get(&cookie)
-            && !failure.told.swap(true, Ordering::Relaxed)
-        {
-            return Err(failure.errno);
-        }
-        let parked = {
-            let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = sockets.get(&cookie) {
-                return Ok(known.parked);
+        let parked = self.parks.place(asked, v6_socket).ok_or(code::ENETUNREACH)?;
+        let mut table = self.table();
+        match socket::stage(&socket).map_err(|_| code::EACCES)? {
+            Stage::Busy => return Ok(parked),
+            Stage::Ended => {
+                if let Some(errno) = self.failed.remove(&cookie) {
+                    return Err(refuse::standing(&socket, errno));
+                }
             }
-            let parked = self.parks.place(asked, v6_socket).ok_or(code::ENETUNREACH)?;
-            park::make_droppable(&socket, v6_socket).map_err(|_| code::EACCES)?;
-            sockets.insert(cookie, Socket { asked, parked, progress: Progress::Dialing });
-            parked
+            Stage::Fresh => self.failed.invalidate(&cookie),
+        }
+        if let Some(Socket { attempt, asked: before, .. }) = table.sockets.get(&cookie) {
+            let attempt = *attempt;
+            if *before == asked
+                && let Some(waiting) = table.waiting(attempt)
+            {
+                waiting.watched = Watched::new(asker);
+                return Ok(parked);
+            }
+            table.give_up(attempt);
+        }
+        table.attempts += 1;
+        let attempt = Attempt { cookie, number: table.attempts };
+        let waiting = Waiting {
+            socket: Arc::new(socket),
+            given_up: CancellationToken::new(),
+            meeting: false,
+            watched: Watched::new(asker),
         };
+        let progress = Progress::Waiting(waiting.clone());
+        table.sockets.insert(cookie, Socket { attempt, asked, progress });
+        drop(table);
         let span = info_span!("connection", id = format_args!("{cookie:x}"), %asked);
-        self.runtime.spawn(Arc::clone(self).carry(cookie, socket, asked, parked).instrument(span));
+        self.runtime.spawn(Arc::clone(self).carry(attempt, waiting, asked, parked).instrument(span));
+        self.dialing.notify_one();
         Ok(parked)
     }
 
     /// The address that the socket asked for, if it is one of ours.
     #[must_use]
     pub fn asked(&self, cookie: u64) -> Option<SocketAddr> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).get(&cookie).map(|socket| socket.asked)
+        self.table().sockets.get(&cookie).map(|socket| socket.asked)
     }
 
     /// Why the last connect of the socket failed, if it was the far end's doing.
     #[must_use]
     pub fn failure(&self, cookie: u64) -> Option<i32> {
-        self.failed.get(&cookie).map(|failure| {
-            failure.told.store(true, Ordering::Relaxed);
-            failure.errno
-        })
+        // Who asks was woken by a refusal, which ends before the next connect().
+        let _table = self.table();
+        self.failed.get(&cookie)
     }
 
     /// The ports of the parks, for the shim.
@@ -192,64 +263,97 @@ impl Gate {
     }
 
     fn has_last_words(&self) -> bool {
-        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.values().any(|socket| socket.progress.may_have_last_words())
+        self.table().sockets.values().any(|socket| socket.progress.may_have_last_words())
     }
 
-    fn advance(&self, cookie: u64, progress: Progress) {
-        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(socket) = sockets.get_mut(&cookie) {
-            socket.progress = progress;
-        }
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget(&self, cookie: u64) {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
-    }
-
-    async fn carry(self: Arc<Self>, cookie: u64, socket: OwnedFd, asked: SocketAddr, parked: SocketAddr) {
-        let outcome = self.meet_at_the_pods_word(cookie, &socket, asked, parked).await;
-        match outcome {
-            Ok((mut app, mut pod)) => {
-                // The duplicate goes first: from here on only the app holds its socket, and its close is its close.
-                drop(socket);
-                self.advance(cookie, Progress::Open(app.clone()));
-                self.failed.invalidate(&cookie);
-                info!("open");
-                let relayed = socks_proxy::relay::relay(&mut app, &mut pod).await;
-                // A transfer that was cut off must not look complete to either end.
-                if relayed.error.is_some() {
-                    pod.reset_on_close();
-                } else {
-                    app.has_ended();
-                }
-                info!(
-                    app_to_pod = relayed.a_to_b,
-                    pod_to_app = relayed.b_to_a,
-                    error = relayed.error.map(|(side, error)| format!("{side:?}: {error}")),
-                    "closed"
-                );
-                self.forget(cookie);
+    async fn carry(
+        self: Arc<Self>,
+        attempt: Attempt,
+        waiting: Waiting,
+        asked: SocketAddr,
+        parked: SocketAddr,
+    ) {
+        let opened = tokio::select! {
+            biased;
+            () = waiting.given_up.cancelled() => {
+                info!("given up");
+                return;
             }
-            Err(errno) => {
-                info!(errno, "refused");
-                self.failed.insert(cookie, Failure::new(errno));
-                self.forget(cookie);
-                if let Err(error) = refuse::refuse(&socket).await {
-                    debug!(%error, "the app's socket was gone");
-                }
+            opened = self.open_or_refuse(attempt, &waiting.socket, asked, parked) => opened,
+        };
+        // The copy goes first: from here on only the app holds its socket, and its close is its close.
+        drop(waiting);
+        let Some((mut app, mut pod)) = opened else { return };
+        let is_current = match self.table().current(attempt) {
+            Some(known) => {
+                known.progress = Progress::Open(app.clone());
+                true
+            }
+            None => false,
+        };
+        if !is_current {
+            // The app turned to somebody else in this very moment, and must not be taken for them.
+            info!("given up");
+            pod.reset_on_close();
+            return;
+        }
+        info!("open");
+        let relayed = socks_proxy::relay::relay(&mut app, &mut pod).await;
+        // A transfer that was cut off must not look complete to either end.
+        if relayed.error.is_some() {
+            pod.reset_on_close();
+        } else {
+            app.has_ended();
+        }
+        info!(
+            app_to_pod = relayed.a_to_b,
+            pod_to_app = relayed.b_to_a,
+            error = relayed.error.map(|(side, error)| format!("{side:?}: {error}")),
+            "closed"
+        );
+        self.table().forget(attempt);
+    }
+
+    async fn open_or_refuse(
+        &self,
+        attempt: Attempt,
+        socket: &OwnedFd,
+        asked: SocketAddr,
+        parked: SocketAddr,
+    ) -> Option<(AppEnd, Stream)> {
+        let errno = match self.meet_at_the_pods_word(attempt, socket, asked, parked).await {
+            Ok(opened) => return Some(opened),
+            Err(errno) => errno,
+        };
+        info!(errno, "refused");
+        let waits = meet::until_parked(socket).await;
+        let mut table = self.table();
+        if table.forget(attempt) {
+            self.failed.insert(attempt.cookie, errno);
+            match waits {
+                Ok(()) => refuse::refuse(socket),
+                Err(error) => debug!(%error, "the app's socket was gone"),
             }
         }
+        None
     }
 
     async fn meet_at_the_pods_word(
         &self,
-        cookie: u64,
+        attempt: Attempt,
         socket: &OwnedFd,
         asked: SocketAddr,
         parked: SocketAddr,
     ) -> Result<(AppEnd, Stream), i32> {
-        let pod = match tokio::time::timeout(DIAL_LIMIT, self.pod.dial(asked)).await {
+        let dialed = tokio::select! {
+            dialed = tokio::time::timeout(DIAL_LIMIT, self.pod.dial(asked)) => dialed,
+            never = self.notice(attempt, socket) => match never {},
+        };
+        let pod = match dialed {
             Ok(Ok(pod)) => pod,
             Ok(Err(DialError { errno, reason })) => {
                 debug!(%reason, "dial failed");
@@ -257,10 +361,12 @@ impl Gate {
             }
             Err(_elapsed) => return Err(code::ETIMEDOUT),
         };
-        self.advance(cookie, Progress::Meeting);
+        if let Some(waiting) = self.table().waiting(attempt) {
+            waiting.meeting = true;
+        }
         let app = meet::meet(socket, parked).await.map_err(|error| {
             debug!(%error, "could not meet the app's socket");
-            code::ECONNRESET
+            if socket::is_exhausted(&error) { code::ENOBUFS } else { code::ECONNRESET }
         })?;
         Ok((AppEnd::new(app), pod))
     }

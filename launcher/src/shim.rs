@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::MsgFlags;
+use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
 use tp_abi::errno::{code, eai};
@@ -134,7 +135,9 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
         .ok_or_else(|| io::Error::other(format!("process {} sent no question of ours", peer.pid)))?;
     debug!(pid = peer.pid, "asked: {}", Spoken(question));
     let mut reply = [0; MESSAGE_MAX];
-    let length = answer(question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
+    let asker = Pid::from_raw(peer.pid);
+    let length =
+        answer(asker, question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
     // The one message of a new connection always has room.
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -173,6 +176,7 @@ impl fmt::Display for Spoken<'_> {
 
 /// Encodes the answer into `reply` and gives its length; [`None`] if there is none that fits.
 async fn answer(
+    asker: Pid,
     question: Question<'_>,
     attached: Option<OwnedFd>,
     answers: &Answers,
@@ -182,7 +186,7 @@ async fn answer(
         Question::Connect { asked, .. } if !answers.scope.is_pods(from_wire(asked)) => Answer::Pass,
         Question::Connect { cookie, asked, v6_socket } => {
             let opened = match attached {
-                Some(socket) => answers.gate.open(cookie, socket, from_wire(asked), v6_socket),
+                Some(socket) => answers.gate.open(asker, cookie, socket, from_wire(asked), v6_socket),
                 None => Err(code::EACCES),
             };
             opened.map_or_else(Answer::Errno, |parked| Answer::Park(to_wire(parked)))

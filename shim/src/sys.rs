@@ -121,12 +121,12 @@ pub(crate) fn option<T: Copy + Default>(fd: c_int, level: c_int, name: c_int) ->
     (length as usize == size_of::<T>()).then_some(value)
 }
 
-/// Sets a socket option that is an `int`.
-pub(crate) fn set_option(fd: c_int, level: c_int, name: c_int, value: c_int) -> Result<(), Errno> {
-    let value_at = (&raw const value).expose_provenance();
-    let args = [register(fd), register(level), register(name), value_at, size_of::<c_int>(), 0];
-    // SAFETY: the kernel reads one `int`.
-    unsafe { call(libc::SYS_setsockopt, args) }.map(|_| ())
+/// Takes a socket back to "not connected" (connect(2), `AF_UNSPEC`); what never was on its way stays as it is.
+pub(crate) fn disconnect(fd: c_int) {
+    let unspecified = [0_u8; size_of::<libc::sockaddr>()];
+    let args = [register(fd), unspecified.as_ptr().expose_provenance(), unspecified.len(), 0, 0, 0];
+    // SAFETY: the kernel reads one `sockaddr`, of which zero is a value, and AF_UNSPEC.
+    let _ = unsafe { call(libc::SYS_connect, args) };
 }
 
 /// `getpeername(2)` into `buffer`: the length of the address.

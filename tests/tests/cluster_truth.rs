@@ -12,21 +12,26 @@ fn curl(case: &Case, options: &[&str], format: &str) -> (i32, String) {
     (ran.code, ran.stdout)
 }
 
-#[test]
-fn every_error_is_the_one_that_the_same_program_gets_in_the_pod() {
-    let case = Case::new();
-    let Some(laptop) = case.laptop("the network of a pod") else { return };
-    let Target::Laptop(cluster, _) = case.target() else { return };
+/// Runs `apps/NAME.py` in the network of the pod, which tells what is true, and through tp; gives the former's lines.
+fn told_as_in_the_pod(case: &Case, name: &str) -> Option<String> {
+    let laptop = case.laptop("the network of a pod")?;
+    let Target::Laptop(cluster, _) = case.target() else { return None };
     let oracle = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
     let mut in_pod = oracle.command(PYTHON).unwrap();
-    in_pod.args(&python("errors", &[])[1..]);
+    in_pod.args(&python(name, &[])[1..]);
     // Both wait for black holes most of the time.
     let (truth, told) = std::thread::scope(|scope| {
         let truth = scope.spawn(|| ran(&mut in_pod));
-        let told = case.python("errors", &[]);
+        let told = case.python(name, &[]);
         (truth.join().unwrap(), told)
     });
-    let truth = truth.succeeds();
+    told.prints(truth.succeeds());
+    Some(truth.stdout)
+}
+
+#[test]
+fn every_error_is_the_one_that_the_same_program_gets_in_the_pod() {
+    let Some(truth) = told_as_in_the_pod(&Case::new(), "errors") else { return };
     // The oracle itself must have met what this case is about.
     for line in [
         "refuse v4 blocking ECONNREFUSED",
@@ -35,7 +40,20 @@ fn every_error_is_the_one_that_the_same_program_gets_in_the_pod() {
     ] {
         assert!(truth.contains(line), "the pod's own network has no {line:?}:\n{truth}");
     }
-    told.prints(truth);
+}
+
+/// Connected twice, before and after a failure; taken back, shut, timed out, interrupted; shared by dup, fork, threads
+/// and `SCM_RIGHTS`; watched by select, poll and epoll from before it was connected.
+#[test]
+fn whatever_is_done_to_a_socket_it_says_what_it_says_in_the_pod() {
+    let Some(truth) = told_as_in_the_pod(&Case::new(), "attempts") else { return };
+    for line in [
+        "v4 again_after_so_error EINPROGRESS IN+OUT+ERR+HUP+RDHUP ECONNREFUSED 0 IN+OUT+HUP+RDHUP ECONNABORTED",
+        "v6 interrupted restarts False EINTR",
+        "mapped registered_before refuse edge",
+    ] {
+        assert!(truth.contains(line), "the pod's own network has no {line:?}:\n{truth}");
+    }
 }
 
 /// The bound is the issue's own: refused is told in under one second, by curl's own clock.

@@ -4,12 +4,14 @@
 //! (they start at a TTL of 64), so a socket that connect()s there stays in `SYN_SENT` as if the far end were slow.
 //! The listener must exist all the same: to a port without one the kernel answers RST.
 //! (`SO_ATTACH_FILTER` would do too, but is refused to unprivileged users on some systems.)
+//!
+//! A program may raise its TTL to 255, at any time before or while it waits. For that the listener's queue holds one
+//! connection and has room for no other: a SYN that the TTL lets in finds it full and is dropped too (listen(2)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tp_abi::env::GATE_V4;
 
 use crate::sys;
@@ -33,6 +35,8 @@ pub struct Parks {
 #[derive(Debug)]
 struct Park {
     _listener: Socket,
+    /// It is connected to the listener, which never accepts it.
+    _queued: Socket,
     at: SocketAddr,
 }
 
@@ -69,25 +73,17 @@ impl Park {
     fn open(ip: IpAddr) -> io::Result<Self> {
         let listener = at_reused_port(SocketAddr::new(ip, 0))?;
         sys::socket::drop_all_packets(&listener, ip.is_ipv6())?;
-        listener.listen(1)?;
+        // A queue of 0 has room for one.
+        listener.listen(0)?;
         let at = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { _listener: listener, at })
+        let queued = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        match ip {
+            IpAddr::V4(_) => queued.set_ttl_v4(u32::from(u8::MAX))?,
+            IpAddr::V6(_) => queued.set_unicast_hops_v6(u32::from(u8::MAX))?,
+        }
+        queued.connect(&at.into())?;
+        Ok(Self { _listener: listener, _queued: queued, at })
     }
-}
-
-/// Makes sure that the park drops this socket's SYNs: a program may have raised its TTL to 255, and the park would
-/// take that for a packet to answer.
-pub(super) fn make_droppable(socket: &impl AsFd, v6_socket: bool) -> io::Result<()> {
-    const USUAL: u32 = 64;
-    let socket = SockRef::from(socket);
-    if v6_socket && socket.unicast_hops_v6()? == u32::from(u8::MAX) {
-        socket.set_unicast_hops_v6(USUAL)?;
-    }
-    // A v6 socket has both: an IPv4 park is reached with the IPv4 one.
-    if socket.ttl_v4()? == u32::from(u8::MAX) {
-        socket.set_ttl_v4(USUAL)?;
-    }
-    Ok(())
 }
 
 /// A TCP socket bound to `address` that shares its port with the listener there: without both options the second

@@ -4,8 +4,8 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    listen, recvmsg, socket,
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
+    bind, listen, recvmsg, socket,
 };
 
 /// States of a TCP socket that the gate tells apart (include/net/tcp_states.h, reported by `TCP_INFO`, tcp(7)).
@@ -34,6 +34,56 @@ pub fn tcp_state(socket: &impl AsFd) -> io::Result<TcpState> {
         TCP_CLOSE => TcpState::Closed,
         other => TcpState::Other(other),
     })
+}
+
+/// What a TCP socket is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Not connected: connect() begins anew.
+    Fresh,
+    /// On its way or connected: connect() says `EALREADY` or `EISCONN`.
+    Busy,
+    /// A failure or the far end closed both its directions, and nobody has taken it back since.
+    Ended,
+}
+
+/// The stage of a TCP socket. poll(2) tells it: a socket without a connection hangs up.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn stage(socket: &impl AsFd) -> io::Result<Stage> {
+    let mut polled = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the pointer is to one pollfd that outlives the call, which waits for nothing.
+    check(unsafe { libc::poll(&raw mut polled, 1, 0) })?;
+    let hung_up = polled.revents & libc::POLLHUP != 0;
+    Ok(match (hung_up, polled.revents & libc::POLLRDHUP != 0) {
+        (false, _) => Stage::Busy,
+        (true, false) => Stage::Fresh,
+        (true, true) => Stage::Ended,
+    })
+}
+
+/// Shuts both directions down (shutdown(2)).
+///
+/// # Errors
+/// Those of shutdown(2): `ENOTCONN` for a socket that is not connected, which is shut all the same.
+pub fn shut(socket: &OwnedFd) -> io::Result<()> {
+    Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), Shutdown::Both)?)
+}
+
+/// The error that waits at a socket, which it does no more after this (`SO_ERROR`, socket(7)).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn take_error(socket: &impl AsFd) -> io::Result<i32> {
+    get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)
+}
+
+/// Whether an error says that this process or the system has no more descriptors or memory for sockets.
+#[must_use]
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| exhausted.contains(&errno))
 }
 
 /// Makes the kernel drop every packet to this socket whose TTL (IPv4) or hop limit (IPv6) is under 255: those of

@@ -17,7 +17,7 @@ use crate::{real, sys};
 use core::ffi::c_int;
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::errno::LAUNCHER_GONE;
-use tp_abi::wire::{Address, Answer, Ip, Question};
+use tp_abi::wire::{Address, Answer, Question};
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn connect(fd: c_int, address: *const Sockaddr, length: socklen_t) -> c_int {
@@ -80,9 +80,6 @@ fn carry(
 }
 
 fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bool) -> c_int {
-    if !keeps_out_of_the_park(fd, park.ip) {
-        return fail(LAUNCHER_GONE);
-    }
     let mut room = [0; ROOM];
     let Some(park) = sockaddr::spell(park, v6_socket, &mut room) else { return fail(LAUNCHER_GONE) };
     // SAFETY: `park` is a socket address of `park.len()` bytes, at most ROOM.
@@ -91,27 +88,17 @@ fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bo
         return 0;
     }
     let told = errno();
-    // EPIPE: the launcher took the socket back while this call waited (Linux since 6.7, `sk_disconnects`).
-    if !is_verdict(told) && told != libc::EPIPE {
+    if !is_verdict(told) {
         return result;
     }
     match why(config, cookie) {
-        Ok(errno) => fail(errno.unwrap_or(told)),
-        Err(Unanswered::Exhausted(_)) => fail(told),
+        Ok(Some(errno)) => {
+            // A connect() that has told a failure leaves a socket that can be connected anew; the launcher left it shut.
+            sys::disconnect(fd);
+            fail(errno)
+        }
+        Ok(None) | Err(Unanswered::Exhausted(_)) => fail(told),
         Err(Unanswered::Gone) => fail(LAUNCHER_GONE),
-    }
-}
-
-/// The park drops SYNs with a time to live below 255 (`IP_MINTTL`, ip(7)) and would accept others, before the far end
-/// did. So a socket must not have 255; what it has means nothing on loopback otherwise.
-fn keeps_out_of_the_park(fd: c_int, park: Ip) -> bool {
-    let (level, name) = match park {
-        Ip::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
-        Ip::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
-    };
-    match sys::option::<c_int>(fd, level, name) {
-        Some(255) => sys::set_option(fd, level, name, 64).is_ok(),
-        _ => true,
     }
 }
 

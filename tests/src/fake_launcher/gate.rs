@@ -19,10 +19,11 @@ const IPV6_MINHOPCOUNT: libc::c_int = 73;
 const TCP_SYN_SENT: u8 = 2;
 const TCP_CLOSE: u8 = 7;
 
-/// Two listeners that never answer.
+/// Two listeners that never answer: their queues are full, and they drop what comes from near.
 pub(super) struct Gate {
     v4: Socket,
     v6: Socket,
+    _queued: [Socket; 2],
 }
 
 impl Gate {
@@ -31,10 +32,18 @@ impl Gate {
         set_option(&v4, libc::IPPROTO_IP, libc::IP_MINTTL, 255);
         let v6 = bound(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0));
         set_option(&v6, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255);
-        for park in [&v4, &v6] {
-            park.listen(1).unwrap();
-        }
-        Self { v4, v6 }
+        let queued = [&v4, &v6].map(|park| {
+            park.listen(0).unwrap();
+            let at = address_of(park);
+            let one = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
+            match at {
+                SocketAddr::V4(_) => one.set_ttl_v4(255).unwrap(),
+                SocketAddr::V6(_) => one.set_unicast_hops_v6(255).unwrap(),
+            }
+            one.connect(&at.into()).unwrap();
+            one
+        });
+        Self { v4, v6, _queued: queued }
     }
 
     pub(super) fn v4_port(&self) -> u16 {
@@ -100,14 +109,10 @@ pub(super) fn wait_until_parked(socket: &OwnedFd) -> bool {
     false
 }
 
-/// Makes a parked socket fail: it is taken back, which leaves ECONNRESET as its error (EPIPE for a program that waits
-/// in connect()). Another connect() of it, to a closed port, would leave a second error for the program to find.
+/// Makes a parked socket fail: it is taken back, which leaves ECONNRESET as its error. (The real gate shuts it once more,
+/// and takes that back at the next connect().)
 pub(super) fn refuse(socket: &OwnedFd) {
-    // SAFETY: zero is a value of `sockaddr`, and AF_UNSPEC is zero.
-    let unspecified = unsafe { std::mem::zeroed::<libc::sockaddr>() };
-    // SAFETY: the kernel reads one `sockaddr`.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, 16) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
 }
 
 /// The socket's name in questions.
