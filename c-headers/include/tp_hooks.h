@@ -18,6 +18,7 @@ TP_HOOK(sendmmsg, send, "as sendto")
 
 TP_HOOK(socket, socket, "MPTCP becomes TCP, which the gate can open")
 TP_HOOK(getpeername, socket, "the address that was asked for, not the park's")
+TP_HOOK(getsockname, sockname, "of a socket that is connected to the cluster: the pod's address, not loopback")
 TP_HOOK(getsockopt, socket, "SO_ERROR: the far end's errno")
 TP_HOOK(setsockopt, socket, "options with which a socket would not reach its park")
 

@@ -26,6 +26,7 @@ enum {
   TP_EXEC = 6,    /* nothing, and the file by SCM_RIGHTS */
   TP_RESOLVER = 0x10,   /* nothing */
   TP_NAMESERVER = 0x11, /* struct tp_address */
+  TP_LOCAL = 0x20,      /* one byte, 1 for IPv6 */
 };
 
 /* Answers. */
@@ -39,6 +40,7 @@ enum {
   TP_NAME = 0x86,      /* the name without a NUL */
   TP_RESOLVER_IS = 0x90,   /* struct tp_resolver, its addresses, then domains with a NUL after each */
   TP_NAMESERVER_IS = 0x91, /* struct tp_address */
+  TP_LOCAL_IS = 0xa0,      /* struct tp_address */
 };
 
 enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };

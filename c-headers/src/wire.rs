@@ -98,6 +98,12 @@ pub enum Question<'a> {
         /// The nameserver as the program knows it.
         address: Address,
     },
+    /// What is this machine's own address, seen from the pod? Answered by [`Answer::Local`], or [`Answer::Pass`] if it
+    /// has no other than the kernel knows.
+    Local {
+        /// The pod's IPv6 address, not its IPv4 one.
+        v6: bool,
+    },
 }
 
 /// What the launcher answers.
@@ -126,6 +132,8 @@ pub enum Answer<'a> {
     Resolver(Resolver<'a>),
     /// An address on this machine that speaks for the nameserver, by UDP and TCP.
     Nameserver(Address),
+    /// The pod's address; its port is 0.
+    Local(Address),
 }
 
 /// What a resolv.conf says, in the terms of glibc's `struct __res_state` (resolv.h).
@@ -180,6 +188,7 @@ mod kind {
     pub(super) const EXEC: u16 = 6;
     pub(super) const RESOLVER: u16 = 0x10;
     pub(super) const NAMESERVER: u16 = 0x11;
+    pub(super) const LOCAL: u16 = 0x20;
     pub(super) const PASS: u16 = 0x80;
     pub(super) const ERRNO: u16 = 0x81;
     pub(super) const PARK: u16 = 0x82;
@@ -189,6 +198,7 @@ mod kind {
     pub(super) const NAME: u16 = 0x86;
     pub(super) const RESOLVER_IS: u16 = 0x90;
     pub(super) const NAMESERVER_IS: u16 = 0x91;
+    pub(super) const LOCAL_IS: u16 = 0xa0;
 }
 
 impl<'a> Question<'a> {
@@ -204,6 +214,7 @@ impl<'a> Question<'a> {
             Question::Exec => (kind::EXEC, Writer::new(buffer)?),
             Question::Resolver => (kind::RESOLVER, Writer::new(buffer)?),
             Question::Nameserver { .. } => (kind::NAMESERVER, Writer::new(buffer)?),
+            Question::Local { .. } => (kind::LOCAL, Writer::new(buffer)?),
         };
         match *self {
             Question::Connect { cookie, asked, v6_socket } => {
@@ -217,6 +228,7 @@ impl<'a> Question<'a> {
                 writer.bytes(name)?;
             }
             Question::Reverse { address } | Question::Nameserver { address } => writer.address(address)?,
+            Question::Local { v6 } => writer.bytes(&[u8::from(v6)])?,
             Question::Exec | Question::Resolver => {}
         }
         writer.finish(kind)
@@ -227,15 +239,9 @@ impl<'a> Question<'a> {
     pub fn decode(message: &'a [u8]) -> Option<Self> {
         let (kind, mut body) = Reader::message(message)?;
         let question = match kind {
-            kind::CONNECT => Question::Connect {
-                cookie: body.u64()?,
-                asked: body.address()?,
-                v6_socket: match body.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return None,
-                },
-            },
+            kind::CONNECT => {
+                Question::Connect { cookie: body.u64()?, asked: body.address()?, v6_socket: body.bool()? }
+            }
             kind::PEER => Question::Peer { cookie: body.u64()? },
             kind::WHY => Question::Why { cookie: body.u64()? },
             kind::LOOKUP => Question::Lookup { want: body.u8()?, name: body.name()? },
@@ -243,6 +249,7 @@ impl<'a> Question<'a> {
             kind::EXEC => Question::Exec,
             kind::RESOLVER => Question::Resolver,
             kind::NAMESERVER => Question::Nameserver { address: body.address()? },
+            kind::LOCAL => Question::Local { v6: body.bool()? },
             _ => return None,
         };
         body.end()?;
@@ -290,6 +297,10 @@ impl<'a> Answer<'a> {
                 writer.address(address)?;
                 kind::NAMESERVER_IS
             }
+            Answer::Local(address) => {
+                writer.address(address)?;
+                kind::LOCAL_IS
+            }
         };
         writer.finish(kind)
     }
@@ -312,6 +323,7 @@ impl<'a> Answer<'a> {
             kind::NAME => Answer::Name(body.name()?),
             kind::RESOLVER_IS => Answer::Resolver(body.resolver()?),
             kind::NAMESERVER_IS => Answer::Nameserver(body.address()?),
+            kind::LOCAL_IS => Answer::Local(body.address()?),
             _ => return None,
         };
         body.end()?;
@@ -417,6 +429,14 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    fn bool(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
     fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_ne_bytes)
     }
@@ -494,6 +514,7 @@ mod tests {
             Question::Exec,
             Question::Resolver,
             Question::Nameserver { address: V4 },
+            Question::Local { v6: true },
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = question.encode(&mut buffer).unwrap();
@@ -528,6 +549,7 @@ mod tests {
                 search: b"svc.cluster.local\0cluster.local\0",
             }),
             Answer::Nameserver(V6),
+            Answer::Local(V6),
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = answer.encode(&mut buffer).unwrap();

@@ -243,6 +243,12 @@ impl Gate {
         self.failed.get(&cookie)
     }
 
+    /// Who a connection comes from, as the far end sees it: [`Pod::own_address`].
+    #[must_use]
+    pub fn own_address(&self, v6: bool) -> Option<IpAddr> {
+        self.pod.own_address(v6)
+    }
+
     /// The ports of the parks, for the shim.
     #[must_use]
     pub fn ports(&self) -> (u16, u16) {

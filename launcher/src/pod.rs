@@ -135,6 +135,13 @@ pub trait Pod: Send + Sync + 'static {
     /// Looks a name up as the pod would: its resolv.conf, its hosts file.
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>>;
 
+    /// The address of that family from which the pod's connections come. None where that is not known: a SOCKS server tells
+    /// at most where it dialed from.
+    fn own_address(&self, v6: bool) -> Option<IpAddr> {
+        let _ = v6;
+        None
+    }
+
     /// Looks up the name of an address.
     fn reverse(&self, address: IpAddr) -> BoxFuture<'_, Result<String, LookupError>>;
 }

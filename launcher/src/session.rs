@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use socks_proxy::files::Files;
@@ -133,9 +134,10 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
     let maker = Maker { cluster, secret, options };
     let made = maker.make(progress).await?;
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
-    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx));
+    let (addresses_tx, addresses_rx) = watch::channel(made.addresses);
+    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx));
     Ok(Session {
-        pod: AgentPod::new(opener_rx),
+        pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
         container: made.container,
         environ: made.up.environ,
@@ -153,6 +155,8 @@ struct Maker {
 struct Made {
     agent: Agent,
     container: String,
+    /// The pod's.
+    addresses: Vec<IpAddr>,
     up: Up,
 }
 
@@ -191,7 +195,12 @@ impl Maker {
             match linked {
                 Ok(up) => {
                     info!(pod = agent.pod, container = agent.container, "agent found");
-                    return Ok(Made { agent, container: target.container, up });
+                    return Ok(Made {
+                        agent,
+                        addresses: target.addresses(),
+                        container: target.container,
+                        up,
+                    });
                 }
                 Err(error @ (SessionError::Api(_) | SessionError::Refused { .. })) => return Err(error),
                 // It may have ended its linger this moment: the pod's status is a second late.
@@ -206,7 +215,7 @@ impl Maker {
         let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image).await?;
         progress(format!("connecting to pod {}", agent.pod));
         let up = self.link(&agent).await?;
-        Ok(Made { agent, container: target.container, up })
+        Ok(Made { agent, addresses: target.addresses(), container: target.container, up })
     }
 
     fn has_agent(&self, pod: &k8s_openapi::api::core::v1::Pod, container: Option<&str>) -> bool {
@@ -263,6 +272,7 @@ async fn keep(
     maker: Maker,
     mut driver: JoinHandle<io::Result<()>>,
     opener_tx: watch::Sender<Option<Opener>>,
+    addresses_tx: watch::Sender<Vec<IpAddr>>,
 ) {
     loop {
         let ended = (&mut driver).await;
@@ -277,6 +287,7 @@ async fn keep(
         let up = retry(|| maker.make(&|step| debug!(step, "restoring"))).await;
         tell(format_args!("the link is back, to pod {}", up.agent.pod));
         driver = up.up.driver;
+        addresses_tx.send_replace(up.addresses);
         opener_tx.send_replace(Some(up.up.opener));
     }
 }

@@ -169,6 +169,7 @@ impl fmt::Display for Spoken<'_> {
             Question::Reverse { address } => write!(f, "the name of {}", from_wire(address).ip()),
             Question::Exec => write!(f, "may a program be started"),
             Question::Resolver => write!(f, "the resolver's settings"),
+            Question::Local { v6 } => write!(f, "the pod's address, IPv{}", if v6 { 6 } else { 4 }),
             Question::Nameserver { address } => write!(f, "the nameserver {}", from_wire(address)),
         }
     }
@@ -216,6 +217,10 @@ async fn answer(
             Some(known) => return resolver(known, reply),
             None => Answer::Pass,
         },
+        Question::Local { v6 } => answers
+            .gate
+            .own_address(v6)
+            .map_or(Answer::Pass, |ip| Answer::Local(to_wire(SocketAddr::new(ip, 0)))),
         Question::Nameserver { address } => nameserver(answers, from_wire(address)),
     };
     answer.encode(reply)

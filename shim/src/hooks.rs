@@ -16,6 +16,7 @@ pub(crate) mod resolv;
 pub(crate) mod sanitizer;
 pub(crate) mod send;
 pub(crate) mod socket;
+pub(crate) mod sockname;
 
 /// Sets errno and gives -1, the way a libc function fails.
 pub(crate) fn fail(errno: c_int) -> c_int {

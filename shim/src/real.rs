@@ -97,6 +97,8 @@ originals! {
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t, or -1;
     /// sendmmsg(2).
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int, or -1;
+    /// getsockname(2).
+    fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;
     /// getpeername(2).
     fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;
     /// getsockopt(2).

@@ -284,6 +284,7 @@ STEPS = [
     interrupted,
     two_threads,
     shared,
+    names,
     registered_before,
 ]
 

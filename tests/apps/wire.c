@@ -24,6 +24,7 @@ int main(void) {
   message(TP_EXEC, "", 0);
   message(TP_RESOLVER, "", 0);
   message(TP_NAMESERVER, &v4, sizeof v4);
+  message(TP_LOCAL, "\1", 1);
   message(TP_PASS, "", 0);
   message(TP_ERRNO, &refused, 4);
   message(TP_PARK, &v4, sizeof v4);
@@ -42,5 +43,6 @@ int main(void) {
   fwrite(addresses.list, sizeof addresses.list, 1, stdout);
   fwrite("cluster.local", 14, 1, stdout);
   message(TP_NAMESERVER_IS, &v4, sizeof v4);
+  message(TP_LOCAL_IS, &v6, sizeof v6);
   return 0;
 }

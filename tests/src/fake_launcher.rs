@@ -362,6 +362,10 @@ impl Shared {
                 }
             }
             Question::Resolver => Answer::Pass,
+            Question::Local { v6: false } => {
+                Answer::Local(Address { ip: Ip::V4([10, 244, 0, 9]), port: 0, scope: 0 })
+            }
+            Question::Local { v6: true } => Answer::Pass,
             Question::Nameserver { .. } => Answer::Errno(libc::ENETUNREACH),
             Question::Exec => {
                 let file = attached.expect("the file comes along");

@@ -300,3 +300,27 @@ for family, ip, level, name in ((2, '10.96.0.7', 0, 2), (10, '::ffff:10.96.0.7',
     );
     assert_eq!(said, "115 []\n".repeat(3));
 }
+
+/// Steps: a socket that reached the pod, and one on its way, is at the pod's address and its own port; one that is
+/// nowhere, bound, listening or connected here is where the kernel says; so is one of a family that the pod has not.
+#[test]
+fn a_carried_socket_is_at_the_pods_address() {
+    let launcher = FakeLauncher::start();
+    launcher.far(POD, Far::Echo).far("10.96.0.8:80", Far::Held).far(POD6, Far::Echo);
+    let said = launcher.python(
+        "import socket
+to = socket.create_connection
+for family, ip in ((2, '10.96.0.7'), (10, '::ffff:10.96.0.7'), (10, 'fd00::7'), (2, '10.96.0.8')):
+    with socket.socket(family) as s:
+        print(s.getsockname()[:2], end=' '); s.setblocking(ip[-1] == '7'); s.connect_ex((ip, 80))
+        print(s.getsockname()[0], s.getsockname()[1] != 0)
+l = socket.create_server(('127.0.0.1', 0)); c = to(l.getsockname())
+b = socket.socket(); b.bind(('127.0.0.3', 0)); b.connect(('10.96.0.7', 80))
+print(l.getsockname()[0], c.getsockname()[0], b.getsockname()[0])",
+    );
+    assert_eq!(
+        said,
+        "('0.0.0.0', 0) 10.244.0.9 True\n('::', 0) ::ffff:10.244.0.9 True\n('::', 0) ::1 True\n\
+         ('0.0.0.0', 0) 10.244.0.9 True\n127.0.0.1 127.0.0.1 127.0.0.3\n"
+    );
+}

@@ -106,6 +106,7 @@ fn the_c_header_says_what_wire_rs_says() {
         Question::Exec,
         Question::Resolver,
         Question::Nameserver { address: v4 },
+        Question::Local { v6: true },
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = question.encode(&mut room).unwrap();
@@ -128,6 +129,7 @@ fn the_c_header_says_what_wire_rs_says() {
             search: b"cluster.local\0",
         }),
         Answer::Nameserver(v4),
+        Answer::Local(v6),
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = answer.encode(&mut room).unwrap();

@@ -1,6 +1,7 @@
 //! From what the user names (`--deployment web`, `sts/db`) to the one pod and container that the program stands for.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ::kube::api::{Api, DynamicObject, ListParams};
@@ -122,6 +123,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// The pod's addresses, at most one of each family (`status.podIPs`).
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let status = self.pod.status.iter();
+        status
+            .flat_map(|status| status.pod_ips.iter().flatten())
+            .filter_map(|ip| ip.ip.parse().ok())
+            .collect()
+    }
+
     /// The pod's name.
     #[must_use]
     pub fn pod_name(&self) -> &str {

@@ -35,13 +35,18 @@ const ENVIRON_LIMIT: u64 = 4 * 1024 * 1024;
 pub struct AgentPod {
     /// session --the streams' opener, or none while the link is down--> pod
     opener_rx: watch::Receiver<Option<Opener>>,
+    /// session --the addresses of the pod that the link goes to--> pod
+    addresses_rx: watch::Receiver<Vec<IpAddr>>,
 }
 
 impl AgentPod {
     /// A pod that opens its streams with whatever the session says at the time.
     #[must_use]
-    pub fn new(opener_rx: watch::Receiver<Option<Opener>>) -> Self {
-        Self { opener_rx }
+    pub fn new(
+        opener_rx: watch::Receiver<Option<Opener>>,
+        addresses_rx: watch::Receiver<Vec<IpAddr>>,
+    ) -> Self {
+        Self { opener_rx, addresses_rx }
     }
 
     /// Asks until there is a reply or no link in time. A link that dies over a question carried no program's bytes
@@ -136,6 +141,10 @@ impl Pod for AgentPod {
         .boxed()
     }
 
+    fn own_address(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses_rx.borrow().iter().copied().find(|address| address.is_ipv6() == v6)
+    }
+
     fn reverse(&self, address: IpAddr) -> BoxFuture<'_, Result<String, LookupError>> {
         async move {
             let request = Request::new(Command::ResolvePtr, SocketAddr::new(address, 0));
@@ -225,7 +234,7 @@ mod tests {
         drop(pod);
         dead.closed().await;
         let (opener_tx, opener_rx) = watch::channel(Some(dead));
-        let pod = AgentPod::new(opener_rx);
+        let pod = AgentPod::new(opener_rx, watch::channel(Vec::new()).1);
         let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
         tokio::task::yield_now().await;
         let (next, agent) = linked();
@@ -238,7 +247,7 @@ mod tests {
     async fn a_dial_whose_link_dies_before_the_reply_goes_to_the_next_one() {
         let (first, mut agent) = linked();
         let (opener_tx, opener_rx) = watch::channel(Some(first));
-        let pod = AgentPod::new(opener_rx);
+        let pod = AgentPod::new(opener_rx, watch::channel(Vec::new()).1);
         let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
         // The request is on its way, and this is all that the agent does about it.
         agent.read_u8().await.unwrap();

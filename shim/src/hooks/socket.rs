@@ -11,7 +11,7 @@ use crate::sockaddr::{self, ROOM};
 use crate::{real, sys};
 use core::ffi::{c_int, c_void};
 use libc::{sockaddr as Sockaddr, socklen_t};
-use tp_abi::wire::{Answer, Question};
+use tp_abi::wire::{Address, Answer, Question};
 
 /// MPTCP (protocol 262, mptcp(7) of Linux) falls back to TCP with a peer that does not speak it, so a program that asks
 /// for it must live with TCP; and TCP is what the gate can open.
@@ -47,15 +47,29 @@ unsafe extern "C" fn getpeername(fd: c_int, address: *mut Sockaddr, length: *mut
         // SAFETY: the kernel has just written through both pointers.
         let written = unsafe { bytes(address, (*length).min(before)) };
         if let Some(peer) = true_peer(config, fd, written, &mut room) {
-            let fits = peer.len().min(before as usize);
             // SAFETY: the kernel has just written through both pointers: the caller's buffer has `before` bytes.
-            unsafe {
-                address.cast::<u8>().copy_from(peer.as_ptr(), fits);
-                length.write(peer.len() as socklen_t);
-            }
+            unsafe { give(peer, address, before, length) };
         }
     }
     result
+}
+
+/// Writes an address as the kernel does: as much as fits, and its whole length.
+///
+/// # Safety
+/// `address` must point at `room` writable bytes, and `length` must be writable.
+pub(super) unsafe fn give(bytes: &[u8], address: *mut Sockaddr, room: socklen_t, length: *mut socklen_t) {
+    let fits = bytes.len().min(room as usize);
+    // SAFETY: the caller's promise.
+    unsafe {
+        address.cast::<u8>().copy_from(bytes.as_ptr(), fits);
+        length.write(bytes.len() as socklen_t);
+    }
+}
+
+/// Whether a socket with this peer comes by the launcher.
+pub(super) const fn is_ours(config: &Config, peer: Address) -> bool {
+    config.is_gate(peer)
 }
 
 /// Where the program asked to go, if the socket's peer is the gate. `written` is what the kernel said, as far as the
