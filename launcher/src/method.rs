@@ -7,6 +7,8 @@
 //!
 //! Only files are read: nothing is run to find out.
 
+mod place;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -14,12 +16,18 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access, getegid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
+use place::Place;
+
 use object::{Architecture, FileKind, Object as _, ObjectSection as _, ReadCache};
 
 /// Nesting of `#!` lines that the kernel follows (`BINPRM_BUF_SIZE`, load_script, bprm depth).
 const INTERPRETERS: u32 = 5;
+/// Static programs that every machine has, that other programs start to find libraries (Python's `ctypes`), and that
+/// have no use for a network: ldconfig(8).
+const HARMLESS: [&str; 4] =
+    ["/sbin/ldconfig", "/usr/sbin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig.real"];
 /// Bytes of a `#!` line that the kernel reads.
 const SCRIPT_LINE: usize = 256;
 
@@ -74,6 +82,9 @@ pub enum Reason {
     /// Another architecture.
     #[error("is built for another architecture ({0})")]
     OtherArchitecture(String),
+    /// A root folder of its own.
+    #[error("would run in a root folder in which there is no {} for the dynamic loader to load", .0.display())]
+    Elsewhere(PathBuf),
     /// It cannot be looked at.
     #[error("cannot be read, so it cannot be told whether tp's shim would work in it ({0})")]
     Unreadable(String),
@@ -91,7 +102,7 @@ pub fn find(command: &OsStr) -> Result<PathBuf, CommandError> {
         return Err(not_executable(io::Error::from(io::ErrorKind::IsADirectory)));
     }
     access(&path, AccessFlags::X_OK).map_err(|errno| not_executable(errno.into()))?;
-    classify(&path, 0)?;
+    classify(&path)?;
     Ok(path)
 }
 
@@ -122,27 +133,26 @@ fn search(command: &OsStr) -> Result<PathBuf, CommandError> {
     found_anyway.ok_or_else(not_found)
 }
 
-/// Checks the program that a descriptor (also an `O_PATH` one) refers to.
+/// Checks the program that a descriptor (also an `O_PATH` one) refers to and that process `pid` wants to start, with
+/// the shim at the path `shim`.
 ///
 /// # Errors
 /// If it would run unhooked.
-pub fn classify_descriptor(descriptor: OwnedFd) -> Result<(), Refusal> {
+pub fn classify_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> Result<(), Refusal> {
     let proc = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
     let path = std::fs::read_link(&proc).unwrap_or_else(|_| PathBuf::from("the program"));
-    examine(&path, open(&proc), 0)
+    let place = Place::of(pid);
+    if place.open(shim).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Err(Refusal { path, reason: Reason::Elsewhere(shim.to_owned()) });
+    }
+    examine(&place, &path, Place::Here.open(&proc), 0)
 }
 
-fn classify(path: &Path, depth: u32) -> Result<(), Refusal> {
-    examine(path, open(path), depth)
+fn classify(path: &Path) -> Result<(), Refusal> {
+    examine(&Place::Here, path, Place::Here.open(path), 0)
 }
 
-/// The file, without waiting for anything that is not one (a FIFO waits for a writer).
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-fn examine(path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusal> {
+fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusal> {
     let refuse = |reason| Refusal { path: path.to_owned(), reason };
     let unreadable = |error: io::Error| refuse(Reason::Unreadable(error.to_string()));
     let file = file.map_err(unreadable)?;
@@ -154,10 +164,10 @@ fn examine(path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusa
     let length = file.read_at(&mut start, 0).map_err(unreadable)?;
     let start = start.get(..length).unwrap_or_default();
     if let Some(interpreter) = interpreter_of_script(start) {
-        return match depth {
-            INTERPRETERS.. => Ok(()),
-            _ if !interpreter.exists() => Ok(()),
-            _ => classify(&interpreter, depth + 1),
+        return match place.open(&interpreter) {
+            _ if depth >= INTERPRETERS => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            file => examine(place, &interpreter, file, depth + 1),
         };
     }
     if !start.starts_with(b"\x7fELF") {
@@ -169,8 +179,10 @@ fn examine(path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusa
     if !geteuid().is_root() && has_capabilities(&file) {
         return Err(refuse(Reason::Capabilities));
     }
+    let harmless = metadata.uid() == 0 && HARMLESS.iter().any(|harmless| path == Path::new(harmless));
     match reason_in_elf(file) {
         Ok(None) => Ok(()),
+        Ok(Some(Reason::Static)) if harmless => Ok(()),
         Ok(Some(reason)) => Err(refuse(reason)),
         Err(error) => Err(refuse(Reason::Unreadable(error.to_string()))),
     }
@@ -247,14 +259,14 @@ mod tests {
     }
 
     fn reason(path: &Path) -> Reason {
-        classify(path, 0).unwrap_err().reason
+        classify(path).unwrap_err().reason
     }
 
     #[test]
     fn a_dynamic_program_and_a_script_for_one_are_let_through() {
-        classify(Path::new("/bin/sh"), 0).unwrap();
-        classify(&program(b"#! /bin/sh -e\nexit 0\n", 0o755), 0).unwrap();
-        classify(&program(b"no interpreter: execvp hands it to sh\n", 0o755), 0).unwrap();
+        classify(Path::new("/bin/sh")).unwrap();
+        classify(&program(b"#! /bin/sh -e\nexit 0\n", 0o755)).unwrap();
+        classify(&program(b"no interpreter: execvp hands it to sh\n", 0o755)).unwrap();
     }
 
     #[test]
@@ -286,6 +298,8 @@ mod tests {
         let elf32 = program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755);
         let script = program(format!("#!{}\n", elf32.display()).as_bytes(), 0o755);
         assert!(matches!(reason(&script), Reason::OtherArchitecture(_)));
+        let chain = program(format!("#! {} -x\n", script.display()).as_bytes(), 0o755);
+        assert!(matches!(reason(&chain), Reason::OtherArchitecture(_)));
     }
 
     #[test]

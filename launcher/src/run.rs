@@ -77,7 +77,8 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
         side.files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
     let nameservers = Nameservers::new(Arc::clone(&side.pod));
     let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
-    let answers = Answers { gate: Arc::clone(&gate), names, scope, resolver, nameservers };
+    let answers =
+        Answers { gate: Arc::clone(&gate), names, scope, resolver, nameservers, shim: shim.clone() };
     let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
     let mut command = Command::new(&path);

@@ -92,6 +92,8 @@ pub struct Answers {
     pub resolver: Option<Resolver>,
     /// Nameservers on loopback.
     pub nameservers: Nameservers,
+    /// Where the shim is, which programs must find there.
+    pub shim: PathBuf,
 }
 
 async fn serve(listener: OwnedFd, answers: Arc<Answers>) -> io::Result<()> {
@@ -175,7 +177,7 @@ impl fmt::Display for Spoken<'_> {
     }
 }
 
-/// Encodes the answer into `reply` and gives its length; [`None`] if there is none that fits.
+/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits.
 async fn answer(
     asker: Pid,
     question: Question<'_>,
@@ -204,15 +206,17 @@ async fn answer(
                 Err(error) => Answer::Failed(error.eai).encode(reply),
             };
         }
-        Question::Exec => match attached.map(method::classify_descriptor) {
-            Some(Err(refusal)) => {
-                // The shim is answered, whether somebody reads this or not.
-                let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
-                Answer::Errno(code::EPERM)
+        Question::Exec => {
+            match attached.map(|file| method::classify_descriptor(file, asker, &answers.shim)) {
+                Some(Err(refusal)) => {
+                    // The shim is answered, whether somebody reads this or not.
+                    let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
+                    Answer::Errno(code::EPERM)
+                }
+                Some(Ok(())) => Answer::Pass,
+                None => Answer::Errno(code::EPERM),
             }
-            Some(Ok(())) => Answer::Pass,
-            None => Answer::Errno(code::EPERM),
-        },
+        }
         Question::Resolver => match &answers.resolver {
             Some(known) => return resolver(known, reply),
             None => Answer::Pass,

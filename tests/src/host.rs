@@ -47,6 +47,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/proxychains4", "proxychains4"),
     need("/usr/bin/gcc", "gcc"),
     need("/usr/bin/strace", "strace"),
+    need("/usr/bin/fakeroot", "fakeroot"),
 ];
 
 /// Fails unless this process is root.

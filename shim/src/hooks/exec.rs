@@ -37,7 +37,8 @@ impl Program {
     }
 
     /// The launcher's errno, if it forbids the start. A file that cannot be found or opened is not forbidden: the
-    /// original says what is wrong with it. Without a launcher the start goes on: the child itself fails closed.
+    /// original says what is wrong with it. Without a launcher the start goes on: the child itself fails closed, if it
+    /// will have the shim.
     ///
     /// # Safety
     /// The strings must be null or end with NUL.
@@ -72,8 +73,18 @@ fn consult(config: &Config, file: c_int) -> Option<c_int> {
             note(config, |line| line.text(b"start forbidden"));
             Some(errno)
         }
+        // A program that changed its root may have left the launcher's socket, and the shim with it.
+        Err(_) if !is_there(config) => Some(libc::EPERM),
         _ => None,
     }
+}
+
+/// Is the shim where the loader of a child will look for it?
+fn is_there(config: &Config) -> bool {
+    config.shim.value().is_none_or(|path| {
+        // SAFETY: an entry ends with NUL.
+        unsafe { sys::open(libc::AT_FDCWD, path.as_ptr(), libc::O_PATH) }.is_ok()
+    })
 }
 
 /// Asks, then starts with the environment that a child must get. `Err` is the launcher's errno.
