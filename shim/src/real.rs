@@ -158,10 +158,10 @@ originals! {
     /// system(3).
     fn system(command: *const c_char) -> c_int, or -1;
     /// popen(3).
-    fn popen(command: *const c_char, kind: *const c_char) -> *mut libc::FILE, or core::ptr::null_mut();
+    fn popen(command: *const c_char, kind: *const c_char) -> *mut FILE, or core::ptr::null_mut();
     /// The half of popen(3) that starts the shell.
-    fn _IO_proc_open(file: *mut libc::FILE, command: *const c_char, kind: *const c_char)
-        -> *mut libc::FILE, or core::ptr::null_mut();
+    fn _IO_proc_open(file: *mut FILE, command: *const c_char, kind: *const c_char)
+        -> *mut FILE, or core::ptr::null_mut();
     /// wordexp(3).
     fn wordexp(words: *const c_char, expanded: *mut c_void, flags: c_int) -> c_int, or 1;
     /// putenv(3).
