@@ -9,15 +9,20 @@
 #error "define TP_HOOK(name, family, why) before including tp_hooks.h"
 #endif
 
-TP_HOOK(connect, connect, "TCP goes by the gate; what is not carried is refused")
+TP_HOOK(connect, connect, "TCP goes by the gate, UDP by a relay; what is not carried is refused")
 TP_HOOK(__connect, connect, "the same function, as some libraries call it")
 
-TP_HOOK(sendto, send, "datagrams with an address are refused, TCP fast open goes by the gate")
+TP_HOOK(sendto, send, "datagrams go by a relay, TCP fast open by the gate; what is not carried is refused")
 TP_HOOK(sendmsg, send, "as sendto")
 TP_HOOK(sendmmsg, send, "as sendto")
 
+TP_HOOK(recvfrom, receive, "a datagram's source is the far end, not the relay")
+TP_HOOK(__recvfrom_chk, receive, "as recvfrom; _FORTIFY_SOURCE calls it")
+TP_HOOK(recvmsg, receive, "as recvfrom")
+TP_HOOK(recvmmsg, receive, "as recvfrom")
+
 TP_HOOK(socket, socket, "MPTCP becomes TCP, which the gate can open")
-TP_HOOK(getpeername, socket, "the address that was asked for, not the park's")
+TP_HOOK(getpeername, socket, "the address that was asked for, not the park's or the relay's")
 TP_HOOK(getsockname, sockname, "of a socket that is connected to the cluster: the pod's address, not loopback")
 TP_HOOK(getsockopt, socket, "SO_ERROR: the far end's errno")
 TP_HOOK(setsockopt, socket, "options with which a socket would not reach its park")

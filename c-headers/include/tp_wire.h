@@ -27,6 +27,9 @@ enum {
   TP_RESOLVER = 0x10,   /* nothing */
   TP_NAMESERVER = 0x11, /* struct tp_address */
   TP_LOCAL = 0x20,      /* one byte, 1 for IPv6 */
+  TP_FLOW = 0x30,      /* struct tp_address */
+  TP_CONNECTED = 0x31, /* struct tp_connected, and the socket by SCM_RIGHTS */
+  TP_RELAYED = 0x32,   /* struct tp_address */
 };
 
 /* Answers. */
@@ -41,6 +44,7 @@ enum {
   TP_RESOLVER_IS = 0x90,   /* struct tp_resolver, its addresses, then domains with a NUL after each */
   TP_NAMESERVER_IS = 0x91, /* struct tp_address */
   TP_LOCAL_IS = 0xa0,      /* struct tp_address */
+  TP_RELAY = 0xb0,         /* struct tp_relay */
 };
 
 enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };
@@ -89,5 +93,18 @@ struct tp_resolver {
 };
 _Static_assert(sizeof(struct tp_resolver) == 8, "resolver");
 _Static_assert(offsetof(struct tp_resolver, nameservers) == 7, "nameservers");
+struct tp_connected {
+  uint64_t cookie;
+  struct tp_address asked;
+  int32_t fd; /* the socket's number in the program */
+};
+_Static_assert(offsetof(struct tp_connected, asked) == 8, "asked");
+_Static_assert(offsetof(struct tp_connected, fd) == 32, "fd");
+
+struct tp_relay {
+  struct tp_address relay;
+  uint8_t connected; /* 0 or 1; the message ends after it */
+};
+_Static_assert(offsetof(struct tp_relay, connected) == 24, "connected");
 
 #endif

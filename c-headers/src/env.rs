@@ -29,3 +29,7 @@ pub const CARRIED: [&str; 4] = [SOCKET, GATE, SHIM, DEBUG];
 /// IPv4 address on which the launcher parks sockets. It is loopback, but not the one anything else listens on, so a
 /// socket whose peer is this address and the gate's port is known to be parked without asking anybody.
 pub const GATE_V4: [u8; 4] = [127, 84, 80, 1];
+
+/// IPv4 address of the relays, at which the launcher takes datagrams for the cluster. Nothing else has it, so that the
+/// source of a datagram tells by itself that it comes from a relay.
+pub const RELAY_V4: [u8; 4] = [127, 84, 80, 2];

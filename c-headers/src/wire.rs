@@ -104,6 +104,26 @@ pub enum Question<'a> {
         /// The pod's IPv6 address, not its IPv4 one.
         v6: bool,
     },
+    /// Where do datagrams to `asked` go? Answered by [`Answer::Relay`] or [`Answer::Errno`].
+    Flow {
+        /// Where the program sends.
+        asked: Address,
+    },
+    /// The datagram socket that comes along is about to be connected to `asked`. Answered by [`Answer::Relay`], with a
+    /// relay of this socket's own, or [`Answer::Errno`].
+    Connected {
+        /// `SO_COOKIE` of the socket.
+        cookie: u64,
+        /// Its number in the program that asks.
+        fd: i32,
+        /// Where the program wants to be connected.
+        asked: Address,
+    },
+    /// For whom does this address relay? Answered by [`Answer::Peer`], or [`Answer::Pass`] if it is no relay.
+    Relayed {
+        /// The source of a datagram, as the kernel told it.
+        relay: Address,
+    },
 }
 
 /// What the launcher answers.
@@ -128,6 +148,13 @@ pub enum Answer<'a> {
     Failed(i32),
     /// The name of an address.
     Name(&'a [u8]),
+    /// Send datagrams here; what comes from here is the far end's.
+    Relay {
+        /// A loopback address of the launcher.
+        relay: Address,
+        /// Some socket is connected to the same far end by a relay of its own ([`Question::Connected`]).
+        connected: bool,
+    },
     /// The pod's resolver settings.
     Resolver(Resolver<'a>),
     /// An address on this machine that speaks for the nameserver, by UDP and TCP.
@@ -189,6 +216,9 @@ mod kind {
     pub(super) const RESOLVER: u16 = 0x10;
     pub(super) const NAMESERVER: u16 = 0x11;
     pub(super) const LOCAL: u16 = 0x20;
+    pub(super) const FLOW: u16 = 0x30;
+    pub(super) const CONNECTED: u16 = 0x31;
+    pub(super) const RELAYED: u16 = 0x32;
     pub(super) const PASS: u16 = 0x80;
     pub(super) const ERRNO: u16 = 0x81;
     pub(super) const PARK: u16 = 0x82;
@@ -199,6 +229,7 @@ mod kind {
     pub(super) const RESOLVER_IS: u16 = 0x90;
     pub(super) const NAMESERVER_IS: u16 = 0x91;
     pub(super) const LOCAL_IS: u16 = 0xa0;
+    pub(super) const RELAY: u16 = 0xb0;
 }
 
 impl<'a> Question<'a> {
@@ -215,6 +246,9 @@ impl<'a> Question<'a> {
             Question::Resolver => (kind::RESOLVER, Writer::new(buffer)?),
             Question::Nameserver { .. } => (kind::NAMESERVER, Writer::new(buffer)?),
             Question::Local { .. } => (kind::LOCAL, Writer::new(buffer)?),
+            Question::Flow { .. } => (kind::FLOW, Writer::new(buffer)?),
+            Question::Connected { .. } => (kind::CONNECTED, Writer::new(buffer)?),
+            Question::Relayed { .. } => (kind::RELAYED, Writer::new(buffer)?),
         };
         match *self {
             Question::Connect { cookie, asked, v6_socket } => {
@@ -230,6 +264,13 @@ impl<'a> Question<'a> {
             Question::Reverse { address } | Question::Nameserver { address } => writer.address(address)?,
             Question::Local { v6 } => writer.bytes(&[u8::from(v6)])?,
             Question::Exec | Question::Resolver => {}
+            Question::Flow { asked } => writer.address(asked)?,
+            Question::Connected { cookie, fd, asked } => {
+                writer.bytes(&cookie.to_ne_bytes())?;
+                writer.address(asked)?;
+                writer.bytes(&fd.to_ne_bytes())?;
+            }
+            Question::Relayed { relay } => writer.address(relay)?,
         }
         writer.finish(kind)
     }
@@ -250,6 +291,11 @@ impl<'a> Question<'a> {
             kind::RESOLVER => Question::Resolver,
             kind::NAMESERVER => Question::Nameserver { address: body.address()? },
             kind::LOCAL => Question::Local { v6: body.bool()? },
+            kind::FLOW => Question::Flow { asked: body.address()? },
+            kind::CONNECTED => {
+                Question::Connected { cookie: body.u64()?, asked: body.address()?, fd: body.i32()? }
+            }
+            kind::RELAYED => Question::Relayed { relay: body.address()? },
             _ => return None,
         };
         body.end()?;
@@ -301,6 +347,11 @@ impl<'a> Answer<'a> {
                 writer.address(address)?;
                 kind::LOCAL_IS
             }
+            Answer::Relay { relay, connected } => {
+                writer.address(relay)?;
+                writer.bytes(&[u8::from(connected)])?;
+                kind::RELAY
+            }
         };
         writer.finish(kind)
     }
@@ -324,6 +375,7 @@ impl<'a> Answer<'a> {
             kind::RESOLVER_IS => Answer::Resolver(body.resolver()?),
             kind::NAMESERVER_IS => Answer::Nameserver(body.address()?),
             kind::LOCAL_IS => Answer::Local(body.address()?),
+            kind::RELAY => Answer::Relay { relay: body.address()?, connected: body.bool()? },
             _ => return None,
         };
         body.end()?;
@@ -515,6 +567,9 @@ mod tests {
             Question::Resolver,
             Question::Nameserver { address: V4 },
             Question::Local { v6: true },
+            Question::Flow { asked: V6 },
+            Question::Connected { cookie: 3, fd: -1, asked: V4 },
+            Question::Relayed { relay: V4 },
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = question.encode(&mut buffer).unwrap();
@@ -550,6 +605,8 @@ mod tests {
             }),
             Answer::Nameserver(V6),
             Answer::Local(V6),
+            Answer::Relay { relay: V4, connected: true },
+            Answer::Relay { relay: V6, connected: false },
         ] {
             let mut buffer = [0; MESSAGE_MAX];
             let length = answer.encode(&mut buffer).unwrap();

@@ -8,6 +8,7 @@
 pub mod child;
 pub mod cli;
 pub mod environment;
+pub mod flows;
 pub mod gate;
 pub mod installed;
 pub mod kube;

@@ -103,6 +103,7 @@ mod tests {
     use tp_abi::errno::eai;
 
     use super::*;
+    use crate::pod::datagrams::Datagrams;
     use crate::pod::{DialError, Stream};
 
     /// Answers when it gets a permit, and counts the questions.
@@ -123,7 +124,11 @@ mod tests {
             unreachable!("a lookup does not dial")
         }
 
-        fn datagrams(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+        fn carries_datagrams(&self) -> bool {
+            false
+        }
+
+        fn datagrams(&self, _: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>> {
             unreachable!("a lookup sends none itself")
         }
 

@@ -20,16 +20,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socks_proxy::proto::{DATAGRAM_ERROR, DATAGRAM_MAX};
+use bytes::BytesMut;
+use socks_proxy::proto::DATAGRAM_MAX;
 use socks_proxy::relay::relay;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use crate::pod::{Duplex as _, Pod, Stream};
+use crate::pod::datagrams::{Arrived, Datagrams, append};
+use crate::pod::{DialError, Duplex as _, Pod};
 
 /// Where the ports are: a loopback address on which nothing else listens.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 84, 80, 3);
@@ -136,8 +138,8 @@ async fn datagrams(pod: Arc<dyn Pod>, nameserver: SocketAddr, socket: Arc<UdpSoc
         let pod = Arc::clone(&pod);
         tasks.spawn(async move {
             match pod.datagrams(nameserver).await {
-                Ok(stream) => {
-                    if let Err(error) = flow.carry(stream).await {
+                Ok(datagrams) => {
+                    if let Err(error) = flow.carry(datagrams).await {
                         debug!(%nameserver, %error, "a flow of questions broke");
                     }
                 }
@@ -157,43 +159,33 @@ struct Flow {
     unanswered: VecDeque<Vec<u8>>,
 }
 
-/// What comes out of a flow's stream.
-enum Arrival {
-    Datagram(Vec<u8>),
-    /// The nameserver's host, or one on the way, said that it takes none.
-    Refusal,
-}
-
 impl Flow {
     /// Until there is nothing to wait for.
-    async fn carry(&mut self, stream: Stream) -> io::Result<()> {
-        let (from_pod, mut to_pod) = tokio::io::split(stream);
-        let mut arriving = std::pin::pin!(arrival(from_pod));
+    async fn carry(&mut self, flow: Datagrams) -> Result<(), DialError> {
+        let Datagrams { outgoing: mut to_pod, incoming: mut from_pod } = flow;
         loop {
             let patience = if self.unanswered.is_empty() { QUIET } else { UNANSWERED };
             tokio::select! {
                 question = self.question_rx.recv() => {
                     let Some(question) = question else { return Ok(()) };
-                    let Ok(length) = u16::try_from(question.len()) else { continue };
-                    to_pod.write_all(&length.to_be_bytes()).await?;
-                    to_pod.write_all(&question).await?;
+                    let mut record = BytesMut::new();
+                    append(&mut record, &question);
+                    to_pod.write_all(&record).await?;
                     to_pod.flush().await?;
                     if self.unanswered.len() >= QUEUE {
                         self.unanswered.pop_front();
                     }
                     self.unanswered.push_back(question);
                 }
-                arrived = &mut arriving => {
-                    let (arrived, from_pod) = arrived?;
-                    arriving.set(arrival(from_pod));
-                    match arrived {
-                        Arrival::Datagram(answer) => self.answer(&answer).await,
-                        Arrival::Refusal => self.fail().await,
-                    }
-                }
+                arrived = from_pod.next() => match arrived? {
+                    Some(Arrived::Datagram(answer)) => self.answer(&answer).await,
+                    // The nameserver's host, or one on the way, said that it takes none.
+                    Some(Arrived::Error(_)) => self.fail().await,
+                    None => return Ok(()),
+                },
                 () = tokio::time::sleep(patience) => {
                     self.unanswered.clear();
-                    return to_pod.shutdown().await;
+                    return Ok(to_pod.shutdown().await?);
                 }
             }
         }
@@ -216,18 +208,6 @@ impl Flow {
             }
         }
     }
-}
-
-/// The next datagram (its length in front, 16 bits big-endian), and the stream for the one after it.
-async fn arrival(mut stream: ReadHalf<Stream>) -> io::Result<(Arrival, ReadHalf<Stream>)> {
-    let length = stream.read_u16().await?;
-    if length == DATAGRAM_ERROR {
-        stream.read_u8().await?;
-        return Ok((Arrival::Refusal, stream));
-    }
-    let mut datagram = vec![0; usize::from(length)];
-    stream.read_exact(&mut datagram).await?;
-    Ok((Arrival::Datagram(datagram), stream))
 }
 
 /// Makes a question its own answer, `SERVFAIL` (RFC 1035, 4.1.1). It is none if it is too short or an answer already.

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod conversation;
+pub mod datagrams;
 pub mod messages;
 pub mod proxy;
 
@@ -16,6 +17,8 @@ use socks_proxy::mux::MuxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tp_abi::errno::{self, code, eai};
+
+use datagrams::Datagrams;
 
 /// A byte stream to a service, opened from where the pod is.
 pub type Stream = Box<dyn Duplex>;
@@ -127,10 +130,12 @@ pub trait Pod: Send + Sync + 'static {
     /// Opens a connection to `target` from the pod. It returns when the far end has accepted or refused.
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
 
-    /// Opens a flow of datagrams to and from `target`, each with its length in front (16 bits, big-endian).
-    /// [`DATAGRAM_ERROR`](socks_proxy::proto::DATAGRAM_ERROR) as a length stands for an error that the flow met, and one
-    /// byte of SOCKS reply code follows.
-    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
+    /// Whether [`Pod::datagrams`] is of any use here.
+    fn carries_datagrams(&self) -> bool;
+
+    /// Opens a flow of datagrams to and from `target`. It returns without having heard of the pod, which may refuse the
+    /// flow when the first answer is awaited.
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>>;
 
     /// Looks a name up as the pod would: its resolv.conf, its hosts file.
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>>;

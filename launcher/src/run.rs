@@ -23,6 +23,7 @@ use tracing::{debug, info};
 use crate::child::{self, Signals};
 use crate::cli;
 use crate::environment::{self, Environment};
+use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
 use crate::kube::agent::Image;
@@ -71,14 +72,22 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     }
     let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
     let ports = gate.ports();
+    let flows = Flows::new(Arc::clone(&side.pod));
     let scope = Arc::new(Scope::new(options.local, options.only));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
     let resolver =
         side.files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
     let nameservers = Nameservers::new(Arc::clone(&side.pod));
     let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
-    let answers =
-        Answers { gate: Arc::clone(&gate), names, scope, resolver, nameservers, shim: shim.clone() };
+    let answers = Answers {
+        gate: Arc::clone(&gate),
+        flows: Arc::clone(&flows),
+        names,
+        scope,
+        resolver,
+        nameservers,
+        shim: shim.clone(),
+    };
     let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
     let mut command = Command::new(&path);
@@ -89,7 +98,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     command.env(env::GATE, format!("{},{}", ports.0, ports.1));
     info!(program = %path.display(), "started");
     let ended = child::run(command, signals).await;
-    gate.drain(DRAIN_LIMIT).await;
+    tokio::join!(gate.drain(DRAIN_LIMIT), flows.drain(DRAIN_LIMIT));
     drop(server);
     drop(side.session);
     let status = ended.map_err(|source| Failure::Start { path, source })?;

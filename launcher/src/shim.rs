@@ -27,6 +27,7 @@ use tp_abi::wire::{
 };
 use tracing::{debug, warn};
 
+use crate::flows::{Flows, Way};
 use crate::gate::{Gate, unmapped};
 use crate::method;
 use crate::names::Names;
@@ -84,6 +85,8 @@ impl Server {
 pub struct Answers {
     /// Connects.
     pub gate: Arc<Gate>,
+    /// Datagrams.
+    pub flows: Arc<Flows>,
     /// Lookups.
     pub names: Arc<Names>,
     /// What is the pod's at all.
@@ -173,6 +176,11 @@ impl fmt::Display for Spoken<'_> {
             Question::Resolver => write!(f, "the resolver's settings"),
             Question::Local { v6 } => write!(f, "the pod's address, IPv{}", if v6 { 6 } else { 4 }),
             Question::Nameserver { address } => write!(f, "the nameserver {}", from_wire(address)),
+            Question::Flow { asked } => write!(f, "datagrams to {}", from_wire(asked)),
+            Question::Connected { cookie, asked, .. } => {
+                write!(f, "datagrams of {cookie:x} to {}", from_wire(asked))
+            }
+            Question::Relayed { relay } => write!(f, "who is behind {}", from_wire(relay)),
         }
     }
 }
@@ -186,7 +194,11 @@ async fn answer(
     reply: &mut [u8],
 ) -> Option<usize> {
     let answer = match question {
-        Question::Connect { asked, .. } if !answers.scope.is_pods(from_wire(asked)) => Answer::Pass,
+        Question::Connect { asked, .. } | Question::Flow { asked } | Question::Connected { asked, .. }
+            if !answers.scope.is_pods(from_wire(asked)) =>
+        {
+            Answer::Pass
+        }
         Question::Connect { cookie, asked, v6_socket } => {
             let opened = match attached {
                 Some(socket) => answers.gate.open(asker, cookie, socket, from_wire(asked), v6_socket),
@@ -226,6 +238,15 @@ async fn answer(
             .own_address(v6)
             .map_or(Answer::Pass, |ip| Answer::Local(to_wire(SocketAddr::new(ip, 0)))),
         Question::Nameserver { address } => nameserver(answers, from_wire(address)),
+        Question::Flow { asked } => way(answers.flows.shared(from_wire(asked))),
+        Question::Connected { asked, fd, .. } => match attached {
+            Some(socket) => way(answers.flows.connected(from_wire(asked), socket, (asker.as_raw(), fd))),
+            None => Answer::Errno(code::EACCES),
+        },
+        Question::Relayed { relay } => {
+            let behind = answers.flows.behind(from_wire(relay));
+            behind.map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
+        }
     };
     answer.encode(reply)
 }
@@ -264,6 +285,11 @@ fn nameserver(answers: &Answers, address: SocketAddr) -> Answer<'static> {
             Answer::Errno(code::ENETUNREACH)
         }
     }
+}
+
+fn way(found: Result<Way, i32>) -> Answer<'static> {
+    let relay = |way: Way| Answer::Relay { relay: to_wire(way.relay), connected: way.connected };
+    found.map_or_else(Answer::Errno, relay)
 }
 
 async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Option<usize> {

@@ -52,6 +52,13 @@ pub(crate) enum Verdict {
         /// The socket is `AF_INET6`.
         v6_socket: bool,
     },
+    /// As [`Verdict::Carry`], for datagrams: they go by a relay, spelled as the program spelled the address.
+    Relay {
+        /// Where the program sends.
+        asked: Address,
+        /// The address is an `AF_INET6` one; an IPv6 socket takes both (ipv6(7)).
+        v6_spelling: bool,
+    },
 }
 
 impl Socket {
@@ -61,6 +68,13 @@ impl Socket {
         matches!(self.domain, libc::AF_INET | libc::AF_INET6)
             && self.kind == libc::SOCK_STREAM
             && matches!(self.protocol, 0 | libc::IPPROTO_TCP)
+    }
+
+    /// A UDP socket; UDP-Lite is none, and neither is that of ping(8).
+    pub(crate) const fn is_udp(self) -> bool {
+        matches!(self.domain, libc::AF_INET | libc::AF_INET6)
+            && self.kind == libc::SOCK_DGRAM
+            && matches!(self.protocol, 0 | libc::IPPROTO_UDP)
     }
 }
 
@@ -84,6 +98,14 @@ pub(crate) const fn own(ip: Ip) -> Option<Reason> {
 pub(crate) const fn connect(socket: Socket, to: Spelled) -> Verdict {
     if let Some(reason) = own(to.address.ip) {
         return Verdict::Pass(reason);
+    }
+    let v6_spelling = to.family == libc::AF_INET6;
+    if socket.is_udp() {
+        return if v6_spelling && socket.domain == libc::AF_INET {
+            Verdict::Pass(Reason::KernelRefuses)
+        } else {
+            Verdict::Relay { asked: to.address, v6_spelling }
+        };
     }
     if !socket.is_tcp() {
         return Verdict::Refuse(code::ENETUNREACH);
@@ -165,10 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_tcp_leaves() {
+    fn udp_goes_by_a_relay_in_the_spelling_of_the_program() {
+        let udp6 = Socket { domain: libc::AF_INET6, ..UDP4 };
+        for (socket, text) in
+            [(UDP4, "10.0.0.1"), (udp6, "10.0.0.1"), (udp6, "fd00::1"), (udp6, "::ffff:10.0.0.1")]
+        {
+            let Spelled { family, address: asked } = to(text);
+            let relay = Verdict::Relay { asked, v6_spelling: family == libc::AF_INET6 };
+            assert_eq!(connect(socket, to(text)), relay, "{text}");
+            assert_eq!(send(socket, to(text), false), relay, "{text}");
+        }
+        assert_eq!(connect(UDP4, to("fd00::1")), Verdict::Pass(Reason::KernelRefuses));
+    }
+
+    #[test]
+    fn nothing_but_tcp_and_udp_leaves() {
         let raw = Socket { kind: libc::SOCK_RAW, protocol: libc::IPPROTO_ICMP, ..UDP4 };
+        let ping = Socket { protocol: libc::IPPROTO_ICMP, ..UDP4 };
+        let lite = Socket { protocol: libc::IPPROTO_UDPLITE, ..UDP4 };
         let sctp = Socket { protocol: libc::IPPROTO_SCTP, ..TCP4 };
-        for socket in [UDP4, raw, sctp] {
+        for socket in [raw, ping, lite, sctp] {
             assert_eq!(connect(socket, to("10.0.0.1")), Verdict::Refuse(code::ENETUNREACH));
             assert_eq!(send(socket, to("10.0.0.1"), false), Verdict::Refuse(code::ENETUNREACH));
         }

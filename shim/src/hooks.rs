@@ -7,11 +7,13 @@ use core::ffi::c_int;
 
 pub(crate) mod addrinfo;
 pub(crate) mod connect;
+mod datagram;
 pub(crate) mod dlopen;
 pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod hostent;
 pub(crate) mod nameinfo;
+pub(crate) mod receive;
 pub(crate) mod resolv;
 pub(crate) mod sanitizer;
 pub(crate) mod send;

@@ -17,12 +17,15 @@
 
 mod ask;
 mod config;
+mod control;
 mod decide;
 mod environment;
 mod hostent;
+mod leases;
 mod name;
 mod note;
 mod program;
+mod relays;
 mod resolver;
 mod sockaddr;
 mod sys;

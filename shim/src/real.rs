@@ -99,6 +99,20 @@ originals! {
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int, or -1;
     /// getsockname(2).
     fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;
+    /// recvfrom(2).
+    fn recvfrom(
+        fd: c_int, data: *mut c_void, size: size_t, flags: c_int, from: *mut sockaddr, length: *mut socklen_t,
+    ) -> ssize_t, or -1;
+    /// recvfrom(2) as `_FORTIFY_SOURCE` calls it, with the room that the caller has.
+    fn __recvfrom_chk(
+        fd: c_int, data: *mut c_void, size: size_t, room: size_t, flags: c_int, from: *mut sockaddr,
+        length: *mut socklen_t,
+    ) -> ssize_t, or -1;
+    /// recvmsg(2).
+    fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t, or -1;
+    /// recvmmsg(2).
+    fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut libc::timespec)
+        -> c_int, or -1;
     /// getpeername(2).
     fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;
     /// getsockopt(2).

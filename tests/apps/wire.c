@@ -25,6 +25,10 @@ int main(void) {
   message(TP_RESOLVER, "", 0);
   message(TP_NAMESERVER, &v4, sizeof v4);
   message(TP_LOCAL, "\1", 1);
+  struct tp_connected connected = {.cookie = 3, .asked = v4, .fd = 5};
+  message(TP_FLOW, &v6, sizeof v6);
+  message(TP_CONNECTED, &connected, offsetof(struct tp_connected, fd) + 4);
+  message(TP_RELAYED, &v4, sizeof v4);
   message(TP_PASS, "", 0);
   message(TP_ERRNO, &refused, 4);
   message(TP_PARK, &v4, sizeof v4);
@@ -44,5 +48,7 @@ int main(void) {
   fwrite("cluster.local", 14, 1, stdout);
   message(TP_NAMESERVER_IS, &v4, sizeof v4);
   message(TP_LOCAL_IS, &v6, sizeof v6);
+  struct tp_relay relay = {.relay = v4, .connected = 1};
+  message(TP_RELAY, &relay, offsetof(struct tp_relay, connected) + 1);
   return 0;
 }

@@ -78,6 +78,8 @@ pub enum Asked {
     Reverse(IpAddr),
     /// May this file start?
     Exec(PathBuf),
+    /// `sendto` and its kin, or `connect` of a datagram socket: where to.
+    Flow(SocketAddr),
 }
 
 #[derive(Default)]
@@ -367,6 +369,12 @@ impl Shared {
             }
             Question::Local { v6: true } => Answer::Pass,
             Question::Nameserver { .. } => Answer::Errno(libc::ENETUNREACH),
+            // The pod of a script carries no datagrams.
+            Question::Flow { asked } | Question::Connected { asked, .. } => {
+                state.asked.push(Asked::Flow(socket_addr(asked)));
+                Answer::Errno(libc::ENETUNREACH)
+            }
+            Question::Relayed { .. } => Answer::Pass,
             Question::Exec => {
                 let file = attached.expect("the file comes along");
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();

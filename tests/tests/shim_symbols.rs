@@ -15,6 +15,8 @@ const IMPORTS: &[&str] = &[
     "__errno_location",
     "__h_errno_location",
     "bcmp",
+    // By the vDSO: no system call.
+    "clock_gettime",
     "dlsym",
     "environ",
     "freeaddrinfo",
@@ -107,6 +109,9 @@ fn the_c_header_says_what_wire_rs_says() {
         Question::Resolver,
         Question::Nameserver { address: v4 },
         Question::Local { v6: true },
+        Question::Flow { asked: v6 },
+        Question::Connected { cookie: 3, fd: 5, asked: v4 },
+        Question::Relayed { relay: v4 },
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = question.encode(&mut room).unwrap();
@@ -130,6 +135,7 @@ fn the_c_header_says_what_wire_rs_says() {
         }),
         Answer::Nameserver(v4),
         Answer::Local(v6),
+        Answer::Relay { relay: v4, connected: true },
     ] {
         let mut room = [0; MESSAGE_MAX];
         let length = answer.encode(&mut room).unwrap();

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::io::AsyncReadExt as _;
 
 use super::*;
-use crate::pod::{DialError, Found, LookupError, Want};
+use crate::pod::{Found, LookupError, Stream, Want};
 
 /// Flows answer each question with itself and `!`, but for `silent`, and refuse `refused`; connections echo.
 struct Scripted;
@@ -27,7 +28,11 @@ impl Pod for Scripted {
         .boxed()
     }
 
-    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+    fn carries_datagrams(&self) -> bool {
+        true
+    }
+
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>> {
         async move {
             if target == UNREACHABLE {
                 return Err(DialError::from_reply(4));
@@ -47,7 +52,7 @@ impl Pod for Scripted {
                     far.write_all(&answer).await.unwrap();
                 }
             });
-            Ok(Box::new(stream) as Stream)
+            Ok(Datagrams::new(Box::new(stream), None))
         }
         .boxed()
     }

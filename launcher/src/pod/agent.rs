@@ -13,12 +13,13 @@ use socks_proxy::mux::{MuxStream, Opener};
 use socks_proxy::proto::{
     Client, Command, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, LOOKUP_ORDERED, Reply, Request, Target,
 };
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tp_abi::errno::eai;
 use tp_abi::errno::reply::COMMAND_NOT_SUPPORTED;
 
 use super::conversation::{Conversation, converse};
+use super::datagrams::Datagrams;
 use super::{DialError, Found, LookupError, Pod, Stream, Want, messages};
 
 /// How long a call waits for a lost link to come back. Shorter than the time-outs that programs commonly have.
@@ -81,10 +82,13 @@ impl AgentPod {
 
 /// Sends one request on a stream of its own and gives the reply.
 async fn ask(opener: &Opener, request: &Request) -> std::io::Result<(Reply, Conversation<MuxStream>)> {
-    let client = Client::pipelined(request)
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
+    let client = client(request)?;
     let stream = opener.open().await?;
     Ok(converse(stream, client).await?)
+}
+
+fn client(request: &Request) -> std::io::Result<Client> {
+    Client::pipelined(request).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))
 }
 
 /// The environment of the agent's container, as the kubelet resolved it: NUL-terminated `NAME=VALUE` strings.
@@ -119,11 +123,15 @@ pub async fn files(opener: &Opener) -> std::io::Result<Option<Files>> {
 
 impl Pod for AgentPod {
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
-        self.open(Request::new(Command::Connect, target)).boxed()
-    }
-
-    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
-        self.open(Request::new(Command::Datagrams, target)).boxed()
+        async move {
+            let (reply, stream) = self.ask(&Request::new(Command::Connect, target)).await?;
+            if reply.code == 0 {
+                Ok(Box::new(stream) as Stream)
+            } else {
+                Err(DialError::from_reply(reply.code))
+            }
+        }
+        .boxed()
     }
 
     fn lookup(&self, name: String, want: Want) -> BoxFuture<'_, Result<Found, LookupError>> {
@@ -159,14 +167,24 @@ impl Pod for AgentPod {
         }
         .boxed()
     }
+
+    fn carries_datagrams(&self) -> bool {
+        true
+    }
+
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>> {
+        async move {
+            let opener = self.opener().await?;
+            let mut client = client(&Request::new(Command::Datagrams, target))?;
+            let mut stream = opener.open().await?;
+            stream.write_all(&client.output()).await?;
+            Ok(Datagrams::new(Box::new(stream), Some(client)))
+        }
+        .boxed()
+    }
 }
 
 impl AgentPod {
-    async fn open(&self, request: Request) -> Result<Stream, DialError> {
-        let (reply, stream) = self.ask(&request).await?;
-        if reply.code == 0 { Ok(Box::new(stream)) } else { Err(DialError::from_reply(reply.code)) }
-    }
-
     /// The nameserver's messages, one a family; of an agent that knows it an empty one and the order after them.
     async fn messages(&self, name: String, want: Want) -> Result<Vec<Vec<u8>>, LookupError> {
         let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };
@@ -204,7 +222,7 @@ impl AgentPod {
 #[cfg(test)]
 mod tests {
     use socks_proxy::mux;
-    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
 

@@ -21,6 +21,7 @@ use tp_abi::errno::{code, eai, reply};
 use url::{Host, Url};
 
 use super::conversation::{Conversation, ConversationError, converse};
+use super::datagrams::Datagrams;
 use super::{DialError, Found, LookupError, Pod, Stream, Want};
 
 /// First of the stand-in addresses, and how many there are.
@@ -233,7 +234,11 @@ impl Pod for ProxyPod {
     }
 
     /// SOCKS5's own UDP ASSOCIATE is not spoken.
-    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
+    fn carries_datagrams(&self) -> bool {
+        false
+    }
+
+    fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>> {
         let reason = format!("no datagrams to {target} by a SOCKS5 server");
         async { Err(DialError { errno: code::ENETUNREACH, reason }) }.boxed()
     }

@@ -1,9 +1,11 @@
-//! What a child must not inherit from the launcher: its signal mask and its limit of open files.
+//! What a child must not inherit from the launcher: its signal mask and its limit of open files. And what the launcher
+//! takes from an app: a copy of a descriptor.
 //!
 //! The launcher reads signals from a signalfd, which needs them blocked in every thread; a blocked mask is inherited
 //! over exec (signal(7)), so the child must be given the mask back that the launcher itself was started with.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -33,5 +35,29 @@ pub fn restore_in_child(command: &mut Command, mask: SigSet, files: FileLimit) {
             setrlimit(Resource::RLIMIT_NOFILE, files.0, files.1)?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(io::Error::from)
         });
+    }
+}
+
+/// A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6).
+///
+/// # Errors
+/// Those of `pidfd_open` and `pidfd_getfd`; `EPERM` where ptrace(2) would not be allowed.
+pub fn descriptor_of(pid: libc::pid_t, fd: RawFd) -> io::Result<OwnedFd> {
+    let process = own(|| {
+        // SAFETY: pidfd_open takes two numbers.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }
+    })?;
+    own(|| {
+        // SAFETY: pidfd_getfd takes three numbers.
+        unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) }
+    })
+}
+
+/// Makes a system call that gives a new descriptor.
+fn own(call: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(call()) {
+        // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -1,4 +1,4 @@
-//! connect(2), by the gate.
+//! connect(2): TCP by the gate, UDP by a relay.
 //!
 //! The socket goes along with the question; the answer is a park, a loopback address at which nothing answers yet,
 //! and the program's own connect() goes there. So blocking, EINPROGRESS, EALREADY, EISCONN, timeouts and signals are
@@ -12,6 +12,7 @@ use crate::ask::{Slip, Unanswered, ask};
 use crate::config::{self, Config};
 use crate::decide::{self, Socket, Verdict};
 use crate::note::note;
+use crate::relays::{self, Towards};
 use crate::sockaddr::{self, ROOM};
 use crate::{real, sys};
 use core::ffi::c_int;
@@ -54,6 +55,31 @@ pub(super) unsafe fn by_gate(fd: c_int, address: *const Sockaddr, length: sockle
             fail(errno)
         }
         Verdict::Carry { asked, v6_socket } => carry(config, fd, asked, v6_socket, original),
+        Verdict::Relay { asked, v6_spelling } => to_relay(config, fd, asked, v6_spelling, original),
+    }
+}
+
+/// Connects a datagram socket to a relay of its own: what comes from elsewhere is the kernel's to drop, and an error
+/// that the far end's network reports can be given to this socket alone.
+fn to_relay(
+    config: &Config,
+    fd: c_int,
+    asked: Address,
+    v6_spelling: bool,
+    original: impl FnOnce() -> c_int,
+) -> c_int {
+    let Some(cookie) = cookie(fd) else { return fail(LAUNCHER_GONE) };
+    match relays::connected(config, cookie, fd, asked) {
+        Ok(Towards::Relay { relay, .. }) => {
+            let mut room = [0; ROOM];
+            let Some(relay) = sockaddr::spell(relay, v6_spelling, &mut room) else {
+                return fail(LAUNCHER_GONE);
+            };
+            // SAFETY: `relay` is a socket address of `relay.len()` bytes, at most ROOM.
+            unsafe { real::connect(fd, relay.as_ptr().cast(), relay.len() as socklen_t) }
+        }
+        Ok(Towards::Itself) => original(),
+        Err(errno) => fail(errno),
     }
 }
 

@@ -1,63 +1,23 @@
 //! sendto(2), sendmsg(2) and sendmmsg(2): data that names its own destination.
 //!
-//! Datagrams are not carried, so one to an address that is not the machine's own is refused: it would leave for the
-//! real network. TCP fast open (`MSG_FASTOPEN`, tcp(7)) connects by sending; it goes by the gate as connect() does
-//! and then sends as if the connection had been there.
+//! Datagrams to the cluster go to a relay of the launcher instead, from the program's own socket. TCP fast open
+//! (`MSG_FASTOPEN`, tcp(7)) connects by sending; it goes by the gate as connect() does and then sends as if the
+//! connection had been there. What is neither is refused: it would leave for the real network.
+//!
+//! Invariant: the caller's messages are read only, as the kernel would; addresses and control messages are exchanged on
+//! copies.
 
-use super::connect::{by_gate, bytes, facts};
+use super::connect::{by_gate, bytes};
+use super::datagram::{Place, Way, bring_through, must_change, way};
 use super::fail;
 use crate::config::{self, Config};
-use crate::decide::{self, Verdict};
-use crate::note::note;
+use crate::control;
 use crate::real;
-use crate::sockaddr::{self, Spelled};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{mmsghdr, msghdr, size_t, sockaddr as Sockaddr, socklen_t, ssize_t};
 
-/// What is done with data that has an address.
-enum Way {
-    /// The original as it is.
-    Pass,
-    /// Fail with this errno.
-    Refuse(c_int),
-    /// Connect to the address, then send without it.
-    Open,
-}
-
-/// # Safety
-/// `to` must be null or point at `length` readable bytes.
-unsafe fn way(config: &Config, fd: c_int, to: *const Sockaddr, length: socklen_t, flags: c_int) -> Way {
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { bytes(to, length) };
-    if bytes.is_empty() {
-        return Way::Pass;
-    }
-    let Some(socket) = facts(fd) else { return Way::Pass };
-    let Some(spelled) = destination(socket.domain, bytes) else { return Way::Pass };
-    match decide::send(socket, spelled, flags & libc::MSG_FASTOPEN != 0) {
-        Verdict::Pass(_) => Way::Pass,
-        Verdict::Carry { .. } => Way::Open,
-        Verdict::Refuse(errno) => {
-            note(config, |line| line.text(b"send refused: ").address(spelled.address));
-            Way::Refuse(errno)
-        }
-    }
-}
-
-/// An IPv4 datagram socket takes `AF_UNSPEC` for `AF_INET` (ip(7)), so it must be read as such here.
-fn destination(domain: c_int, bytes: &[u8]) -> Option<Spelled> {
-    if domain == libc::AF_INET && sockaddr::family(bytes) == Some(libc::AF_UNSPEC) {
-        let mut room = [0; sockaddr::ROOM];
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        let [low, high] = (libc::AF_INET as u16).to_ne_bytes();
-        let [first, second, ..] = &mut room;
-        (*first, *second) = (low, high);
-        return sockaddr::read(room.get(..bytes.len())?);
-    }
-    sockaddr::read(bytes)
-}
+/// Messages of one sendmmsg(2) that are sent at once: their copies take 3 kB of the caller's stack.
+const AT_ONCE: usize = 32;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sendto(
@@ -73,9 +33,13 @@ unsafe extern "C" fn sendto(
         && let Some(config) = config::get()
     {
         // SAFETY: as above.
-        match unsafe { way(config, fd, to, length, flags) } {
+        match way(config, fd, unsafe { bytes(to, length) }, flags) {
             Way::Pass => {}
             Way::Refuse(errno) => return fail(errno) as ssize_t,
+            Way::Relay(place) => {
+                // SAFETY: as above, and the place is an address of its length.
+                return unsafe { real::sendto(fd, data, size, flags, place.address(), place.length()) };
+            }
             Way::Open => {
                 // SAFETY: as above.
                 if unsafe { by_gate(fd, to, length) } != 0 {
@@ -94,21 +58,71 @@ unsafe extern "C" fn sendto(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's promise: null or a message.
-    let header = unsafe { message.as_ref() };
-    if let Some(header) = header
-        && !header.msg_name.is_null()
+    if let Some(header) = unsafe { message.as_ref() }
         && let Some(config) = config::get()
     {
-        // SAFETY: the caller's promise about the message's address.
-        match unsafe { way(config, fd, header.msg_name.cast(), header.msg_namelen, flags) } {
-            Way::Pass => {}
-            Way::Refuse(errno) => return fail(errno) as ssize_t,
+        let (mut place, mut room) = (Place::NONE, control::Room([0; _]));
+        // SAFETY: the caller's promise; place and room live until the message is sent.
+        match unsafe { prepared(config, fd, header, flags, &mut place, &mut room) } {
+            Prepared::AsIs => {}
+            Prepared::Refused(errno) => return fail(errno) as ssize_t,
             // SAFETY: the caller's promise.
-            Way::Open => return unsafe { open_and_send(fd, header, flags) },
+            Prepared::Open => return unsafe { open_and_send(fd, header, flags) },
+            // SAFETY: the caller's promise, about a copy of its message.
+            Prepared::Copy(copy) => return unsafe { real::sendmsg(fd, &raw const copy, flags) },
         }
     }
     // SAFETY: the caller's promise.
     unsafe { real::sendmsg(fd, message, flags) }
+}
+
+/// A message ready to be sent.
+enum Prepared {
+    /// As the caller gave it.
+    AsIs,
+    /// Not at all.
+    Refused(c_int),
+    /// By the gate.
+    Open,
+    /// This one instead.
+    Copy(msghdr),
+}
+
+/// # Safety
+/// As for sendmsg(2). A copy points to `place` and `room`.
+unsafe fn prepared(
+    config: &Config,
+    fd: c_int,
+    header: &msghdr,
+    flags: c_int,
+    place: &mut Place,
+    room: &mut control::Room,
+) -> Prepared {
+    if header.msg_name.is_null() {
+        // SAFETY: the caller's promise.
+        if !unsafe { must_change(config, fd, header) } {
+            return Prepared::AsIs;
+        }
+    } else {
+        // SAFETY: the caller's promise about the message's address.
+        match way(config, fd, unsafe { bytes(header.msg_name.cast(), header.msg_namelen) }, flags) {
+            Way::Pass => return Prepared::AsIs,
+            Way::Refuse(errno) => return Prepared::Refused(errno),
+            Way::Open => return Prepared::Open,
+            Way::Relay(relay) => *place = relay,
+        }
+    }
+    // SAFETY: a copy of integers and pointers.
+    let mut copy = unsafe { core::ptr::read(header) };
+    if !header.msg_name.is_null() {
+        copy.msg_name = place.address().cast_mut().cast();
+        copy.msg_namelen = place.length();
+    }
+    // SAFETY: the caller's promise; the room outlives the copy.
+    if !unsafe { bring_through(&mut copy, room) } {
+        return Prepared::Refused(libc::ENOBUFS);
+    }
+    Prepared::Copy(copy)
 }
 
 /// # Safety
@@ -128,37 +142,83 @@ unsafe fn open_and_send(fd: c_int, header: &msghdr, flags: c_int) -> ssize_t {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
-    let mut allowed = count;
-    if !messages.is_null()
-        && let Some(config) = config::get()
-    {
-        // The kernel takes no more than this many (UIO_MAXIOV), so no more are looked at.
-        for index in 0..count.min(1024) {
-            // SAFETY: the caller's promise: `count` messages.
-            let message = unsafe { &mut *messages.add(index as usize) };
-            let header = &message.msg_hdr;
-            if header.msg_name.is_null() {
-                continue;
-            }
-            // SAFETY: the caller's promise about the message's address.
-            match unsafe { way(config, fd, header.msg_name.cast(), header.msg_namelen, flags) } {
-                Way::Pass => {}
-                Way::Refuse(errno) if index == 0 => return fail(errno),
-                Way::Open if index == 0 => {
-                    // SAFETY: the caller's promise.
-                    let sent = unsafe { open_and_send(fd, header, flags) };
-                    let Ok(length) = c_uint::try_from(sent) else { return -1 };
-                    message.msg_len = length;
-                    return 1;
-                }
+    // The kernel takes no more than this many (UIO_MAXIOV), so no more are looked at.
+    let given = match usize::try_from(count.min(1024)) {
+        // SAFETY: the caller's promise: `count` messages.
+        Ok(count) if !messages.is_null() => unsafe { core::slice::from_raw_parts_mut(messages, count) },
+        _ => &mut [],
+    };
+    let bare =
+        |message: &mmsghdr| message.msg_hdr.msg_name.is_null() && message.msg_hdr.msg_control.is_null();
+    match config::get() {
+        // SAFETY: the caller's promise.
+        Some(config) if !given.iter().all(bare) => unsafe { send_many(config, fd, given, flags) },
+        // SAFETY: the caller's promise.
+        _ => unsafe { real::sendmmsg(fd, messages, count, flags) },
+    }
+}
+
+/// # Safety
+/// As for sendmmsg(2).
+unsafe fn send_many(config: &Config, fd: c_int, given: &mut [mmsghdr], flags: c_int) -> c_int {
+    let mut sent: c_int = 0;
+    for chunk in given.chunks_mut(AT_ONCE) {
+        let mut left = chunk;
+        while !left.is_empty() {
+            // SAFETY: the caller's promise.
+            let (result, ends) = unsafe { send_some(config, fd, left, flags) };
+            let Ok(more) = usize::try_from(result) else {
                 // sendmmsg(2) stops at the first that fails and says how many went before it.
-                Way::Refuse(_) | Way::Open => {
-                    allowed = index;
-                    break;
-                }
+                return if sent > 0 { sent } else { -1 };
+            };
+            sent = sent.saturating_add(result);
+            left = left.get_mut(more..).unwrap_or(&mut []);
+            if ends || more == 0 {
+                return sent;
             }
         }
     }
-    // SAFETY: the caller's promise; fewer messages are allowed.
-    unsafe { real::sendmmsg(fd, messages, allowed, flags) }
+    sent
+}
+
+/// Sends the first of `given`, at most [`AT_ONCE`]: what sendmmsg(2) gives, and whether that is the end of it.
+///
+/// # Safety
+/// As for sendmmsg(2).
+unsafe fn send_some(config: &Config, fd: c_int, given: &mut [mmsghdr], flags: c_int) -> (c_int, bool) {
+    let mut places = [Place::NONE; AT_ONCE];
+    let mut room = control::Room([0; _]);
+    // SAFETY: `mmsghdr` is integers and pointers, for which zero is a value.
+    let mut copies: [mmsghdr; AT_ONCE] = unsafe { core::mem::zeroed() };
+    let mut ready = 0_usize;
+    let mut room_is_taken = false;
+    for ((copy, place), message) in copies.iter_mut().zip(&mut places).zip(given.iter_mut()) {
+        if room_is_taken && !message.msg_hdr.msg_control.is_null() {
+            break;
+        }
+        // SAFETY: the caller's promise; places and room live until the copies are sent.
+        copy.msg_hdr = match unsafe { prepared(config, fd, &message.msg_hdr, flags, place, &mut room) } {
+            // SAFETY: a copy of integers and pointers.
+            Prepared::AsIs => unsafe { core::ptr::read(&raw const message.msg_hdr) },
+            Prepared::Copy(copy) => copy,
+            Prepared::Refused(errno) if ready == 0 => return (fail(errno), true),
+            Prepared::Open if ready == 0 => {
+                // SAFETY: the caller's promise.
+                let sent = unsafe { open_and_send(fd, &message.msg_hdr, flags) };
+                let Ok(length) = c_uint::try_from(sent) else { return (-1, true) };
+                message.msg_len = length;
+                return (1, true);
+            }
+            Prepared::Refused(_) | Prepared::Open => break,
+        };
+        room_is_taken |= copy.msg_hdr.msg_control == (&raw mut room.0).cast::<c_void>();
+        ready = ready.saturating_add(1);
+    }
+    // SAFETY: the caller's promise, about copies of its messages.
+    let result = unsafe { real::sendmmsg(fd, copies.as_mut_ptr(), ready as c_uint, flags) };
+    let sent = usize::try_from(result).unwrap_or(0);
+    for (message, copy) in given.iter_mut().zip(&copies).take(sent) {
+        message.msg_len = copy.msg_len;
+    }
+    (result, sent < ready)
 }

@@ -8,7 +8,7 @@ use super::connect::{bytes, cookie, facts, is_verdict, why};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
 use crate::sockaddr::{self, ROOM};
-use crate::{real, sys};
+use crate::{real, relays, sys};
 use core::ffi::{c_int, c_void};
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::wire::{Address, Answer, Question};
@@ -68,11 +68,17 @@ pub(super) unsafe fn give(bytes: &[u8], address: *mut Sockaddr, room: socklen_t,
 }
 
 /// Whether a socket with this peer comes by the launcher.
-pub(super) const fn is_ours(config: &Config, peer: Address) -> bool {
-    config.is_gate(peer)
+pub(super) fn is_ours(config: &Config, fd: c_int, peer: Address) -> bool {
+    config.is_gate(peer) || behind_relay(config, fd, peer).is_some()
 }
 
-/// Where the program asked to go, if the socket's peer is the gate. `written` is what the kernel said, as far as the
+/// The destination of a datagram socket that is connected to a relay.
+fn behind_relay(config: &Config, fd: c_int, peer: Address) -> Option<Address> {
+    let datagrams = || sys::option(fd, libc::SOL_SOCKET, libc::SO_TYPE) == Some(libc::SOCK_DGRAM);
+    (relays::may_be(peer) && datagrams()).then(|| relays::behind(config, peer)).flatten()
+}
+
+/// Where the program asked to go, if the socket's peer is the gate or a relay. `written` is what the kernel said, as far as the
 /// program had room for it.
 fn true_peer<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
     let kernels = match sockaddr::read(written) {
@@ -83,12 +89,13 @@ fn true_peer<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; 
             sockaddr::read(room.get(..length)?)?
         }
     };
+    let v6_spelling = kernels.family == libc::AF_INET6;
     if !config.is_gate(kernels.address) {
-        return None;
+        return sockaddr::spell(behind_relay(config, fd, kernels.address)?, v6_spelling, room);
     }
     let mut slip: Slip = [0; _];
     match ask(config, &Question::Peer { cookie: cookie(fd)? }, None, &mut slip) {
-        Ok(Answer::Peer(asked)) => sockaddr::spell(asked, kernels.family == libc::AF_INET6, room),
+        Ok(Answer::Peer(asked)) => sockaddr::spell(asked, v6_spelling, room),
         _ => None,
     }
 }
@@ -134,18 +141,24 @@ unsafe extern "C" fn setsockopt(
 ) -> c_int {
     // SAFETY: the caller's promise: `value` has `length` bytes.
     let unfit = || unfit(level, name, unsafe { bytes(value.cast(), length) });
-    if config::get().is_some() && unfit() && facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
+    if config::get().is_some()
+        && unfit()
+        && facts(fd).is_some_and(|socket| socket.is_tcp() || socket.is_udp())
+    {
         return 0;
     }
     // SAFETY: the caller's promise.
     unsafe { real::setsockopt(fd, level, name, value, length) }
 }
 
-/// Options that would keep a socket from waiting at the gate, and that a program can do without. Fast open sends no
-/// SYN until there is data (tcp(7)); a device other than `lo` has no way to the park (socket(7)).
+/// Options that would keep a socket from its park or its relay, and that a program can do without. Fast open sends no
+/// SYN until there is data (tcp(7)); a device other than `lo` has no way to loopback (socket(7)), and packets bound to one
+/// would leave by it, addressed to 127.84.80.2.
 fn unfit(level: c_int, name: c_int, value: &[u8]) -> bool {
     match (level, name) {
-        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT) => true,
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
+        | (libc::IPPROTO_IP, libc::IP_UNICAST_IF)
+        | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF) => true,
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
             !matches!(value.split(|byte| *byte == 0).next(), None | Some(b"" | b"lo"))
         }

@@ -65,7 +65,7 @@ fn is_to_the_cluster(config: &Config, fd: c_int) -> bool {
     let mut room = [0; ROOM];
     if let Some(length) = sys::peer(fd, &mut room) {
         let peer = room.get(..length).and_then(sockaddr::read);
-        return peer.is_some_and(|peer| is_ours(config, peer.address));
+        return peer.is_some_and(|peer| is_ours(config, fd, peer.address));
     }
     // On its way it has no peer for the kernel yet, and the launcher knows whether it is one of its own.
     if !facts(fd).is_some_and(crate::decide::Socket::is_tcp)
