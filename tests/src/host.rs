@@ -40,6 +40,9 @@ const NEEDS: &[Need] = &[
     need("/usr/lib/python3/dist-packages/pip/__init__.py", "python3-pip"),
     need("/usr/bin/node", "nodejs"),
     need("npm", "npm"),
+    need("/usr/bin/javac", "default-jdk-headless"),
+    need("mvn", "maven"),
+    need("/bin/nc.openbsd", "netcat-openbsd"),
     need("/usr/bin/dig", "dnsutils"),
     need("/usr/bin/microsocks", "microsocks"),
     // What the benches compare with.

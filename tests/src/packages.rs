@@ -1,4 +1,4 @@
-//! Packages of PyPI and npm that cases run: installed once, by the registries' own clients, into the cache.
+//! Packages of PyPI, npm and Maven Central that cases run: installed once, by the registries' own clients, into the cache.
 //!
 //! The laptop has no way to a registry, and its user may not read the caller's own packages; so the harness installs
 //! them as the caller, into a folder that everybody can read, under a name made of what was asked for. A list of
@@ -41,6 +41,27 @@ pub fn npm(day: &str, packages: &[&str]) -> Result<PathBuf, Error> {
         npm.args(["install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]);
         npm.args(["--before", day, "--prefix"]).arg(folder).args(packages);
         npm
+    })
+}
+
+/// A local repository with all that `mvn GOALS` asks for in a project of these files (path and contents).
+///
+/// # Errors
+/// If Maven is not there or a goal fails.
+pub fn maven(files: &[(&str, &str)], goals: &[&str]) -> Result<PathBuf, Error> {
+    let mut wanted: Vec<&str> = files.iter().flat_map(|(path, contents)| [*path, *contents]).collect();
+    wanted.extend(goals);
+    let project = tempfile::tempdir().map_err(Error::file("create a folder in", std::env::temp_dir()))?;
+    for (path, contents) in files {
+        let path = project.path().join(path);
+        run::folder(path.parent().unwrap_or(project.path()))?;
+        run::write(&path, contents)?;
+    }
+    installed("maven", &wanted, |folder| {
+        let mut maven = Command::new("mvn");
+        maven.args(["-B", "-q", "-f"]).arg(project.path().join("pom.xml"));
+        maven.arg(format!("-Dmaven.repo.local={}", folder.display())).args(goals);
+        maven
     })
 }
 
