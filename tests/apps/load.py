@@ -1,8 +1,10 @@
 """Many connections and many bytes, checked as they come."""
 
+import concurrent.futures
 import errno
 import hashlib
 import http.client
+import resource
 import select
 import socket
 import sys
@@ -37,7 +39,7 @@ def sequential(count):
     print(good, "echoed")
 
 
-def concurrent(count):
+def at_once(count):
     address = socket.getaddrinfo("tcp-echo", 7, type=socket.SOCK_STREAM)[0][4]
     clients = [None] * count
 
@@ -51,6 +53,18 @@ def concurrent(count):
         thread.join()
     print(sum(client is not None for client in clients), "open at once")
     print(sum(echoed(client, number) for number, client in enumerate(clients)), "echoed")
+
+
+def many(count):
+    """More than a program may have open unless it asks for that, which the launcher has done as well."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard > count + 100, f"only {hard} open files are allowed here"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    address = (socket.gethostbyname("tcp-echo"), 7)
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        clients = list(pool.map(lambda _: socket.create_connection(address, timeout=60), range(count)))
+        print(len(clients), "open at once")
+        print(sum(pool.map(echoed, clients, range(count))), "echoed")
 
 
 def checked(source, size, pause=None):
@@ -186,7 +200,9 @@ match sys.argv[1:]:
     case ["sequential", count]:
         sequential(int(count))
     case ["concurrent", count]:
-        concurrent(int(count))
+        at_once(int(count))
+    case ["many", count]:
+        many(int(count))
     case ["mixed", count, times]:
         mixed(int(count), int(times))
     case ["down", size]:

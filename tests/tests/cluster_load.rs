@@ -29,6 +29,12 @@ fn five_hundred_connections_at_once() {
 }
 
 #[test]
+fn ten_thousand_connections_are_open_at_once() {
+    let case = Case::new();
+    load(&case, &["many", "10000"]).prints("10000 open at once\n10000 echoed");
+}
+
+#[test]
 fn under_load_every_connect_still_ends_as_it_must() {
     let case = Case::new();
     load(&case, &["mixed", "20", "60"]).prints(
