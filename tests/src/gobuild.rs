@@ -1,4 +1,5 @@
-//! Building the cluster's own programs from the Go module in `cluster/`.
+//! Building the cluster's own programs from the Go module in `cluster/`, and those of cases from `apps/go`: a module of
+//! its own, since all of the cluster is built anew when the cluster's changes.
 //!
 //! A cold build of Kubernetes takes minutes, so binaries are kept in a cache outside the checkout, under a name made
 //! of all that can change them: a fresh clone of the same sources builds nothing.
@@ -57,10 +58,7 @@ pub enum Progress<'a> {
 
 /// Builds what the cache lacks.
 pub fn build(layout: &Layout, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Binaries, Error> {
-    let go = host::find("go").ok_or_else(|| Error::Missing {
-        programs: "go".to_owned(),
-        packages: "golang (https://go.dev/dl, the version in tests/cluster/go.mod)".to_owned(),
-    })?;
+    let go = toolchain()?;
     let module = layout::sources("cluster");
     let version = run::output(Command::new(&go).arg("version").current_dir(&module))?;
     run::folder(layout.cache())?;
@@ -70,6 +68,25 @@ pub fn build(layout: &Layout, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
         sample: one("sample")?,
         coredns: one("coredns")?,
         kubernetes: one("kubernetes")?,
+    })
+}
+
+/// Builds a program of the Go module in `apps/go`, unless it is there.
+///
+/// # Errors
+/// If Go is not there, or the build fails.
+pub fn app(layout: &Layout, program: &str) -> Result<PathBuf, Error> {
+    let go = toolchain()?;
+    let module = layout::sources("apps/go");
+    let version = run::output(Command::new(&go).arg("version").current_dir(&module))?;
+    run::folder(layout.cache())?;
+    build_one(layout, &go, &module, version.trim(), program, &mut |_| {})
+}
+
+fn toolchain() -> Result<PathBuf, Error> {
+    host::find("go").ok_or_else(|| Error::Missing {
+        programs: "go".to_owned(),
+        packages: "golang (https://go.dev/dl, the version in tests/cluster/go.mod)".to_owned(),
     })
 }
 

@@ -1,8 +1,12 @@
 //! Datagrams: what a program sends and receives, and is told, is what it would be in the pod.
 #![allow(clippy::unwrap_used, reason = "what is not as expected is a failed case")]
 
-use tp_tests::case::{Folder, app, ran};
-use tp_tests::{Case, PodNetwork, Target};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, killpg};
+use tp_tests::case::{Folder, Running, app, python, ran};
+use tp_tests::{Case, Layout, PodNetwork, Target, gobuild, packages};
 
 /// Builds a C program of `apps/` where the laptop's user can run it; its path.
 fn build(folder: &Folder, name: &str) -> String {
@@ -33,4 +37,45 @@ fn every_way_to_send_and_receive_does_what_it_does_in_the_pod() {
         assert!(truth.contains(line), "the pod's own network has no {line:?}:\n{truth}");
     }
     case.web([program.as_str(), "udp-echo", "refuse"]).prints(truth);
+}
+
+/// aioquic and all that it needs.
+const AIOQUIC: &[&str] = &[
+    "aioquic==1.2.0",
+    "attrs==24.2.0",
+    "certifi==2024.8.30",
+    "cffi==1.17.1",
+    "cryptography==43.0.3",
+    "pyasn1==0.6.1",
+    "pyasn1-modules==0.4.1",
+    "pycparser==2.22",
+    "pylsqpack==0.3.18",
+    "pyopenssl==24.2.1",
+    "service-identity==24.2.0",
+];
+
+/// Steps: an HTTP/3 server (quic-go) starts in the network of a pod behind service `quic`; a client (aioquic) fetches
+/// 5 MB over each family and compares each byte.
+#[test]
+fn quic_fetches_whole_bodies_over_both_families() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a server in the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let server = gobuild::app(&Layout::from_env(), "quic").unwrap();
+    let packages = packages::pypi(AIOQUIC).unwrap();
+    let pod = PodNetwork::find(cluster, laptop, "default", "app=backend").unwrap();
+    let mut server = Running::start(pod.command(server).unwrap().arg(":4433").stdin(Stdio::null()));
+    let mut said = BufReader::new(server.child.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let service = case.kubectl(&["get", "service", "quic", "-o", "jsonpath={.spec.clusterIPs[*]}"]);
+    let addresses: Vec<_> = ["quic"].into_iter().chain(service.split(' ')).collect();
+    assert_eq!(addresses.len(), 3, "{service}");
+    for address in addresses {
+        let client = python("quic", &[address, "5000000"]);
+        ran(case.web_command(client).env("PYTHONPATH", &packages)).prints("200 5000000 as sent");
+    }
+    killpg(server.pid(), Signal::SIGKILL).unwrap();
+    server.child.wait().unwrap();
 }

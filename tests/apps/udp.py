@@ -1,0 +1,184 @@
+"""Datagrams in numbers, and what programs do with event loops: `udp.py WHAT`."""
+
+import asyncio
+import errno
+import os
+import random
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+ECHO = "udp-echo.default.svc.cluster.local"
+DNS = ("10.96.0.10", 53)
+PATIENCE = 30
+
+
+def echo(family=socket.AF_INET):
+    return socket.getaddrinfo(ECHO, 7, family, socket.SOCK_DGRAM)[0][4]
+
+
+def thousands():
+    """2,000 sockets, one in two connected, each with a flow of its own; lost datagrams are sent again."""
+    address, count = echo(), 2000
+    selector, waiting = selectors.DefaultSelector(), {}
+    for number in range(count):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.setblocking(False)
+        if number % 2:
+            client.connect(address)
+        selector.register(client, selectors.EVENT_READ, number)
+        waiting[number] = client
+    give_up = time.monotonic() + PATIENCE
+    while waiting and time.monotonic() < give_up:
+        for batch in range(0, count, 100):
+            for number in range(batch, batch + 100):
+                if client := waiting.get(number):
+                    text = f"flow {number}".encode()
+                    client.send(text) if number % 2 else client.sendto(text, address)
+            take(selector, waiting, address, 0.05)
+        take(selector, waiting, address, 0.5)
+    print(f"{count - len(waiting)} of {count} flows")
+
+
+def take(selector, waiting, address, patience):
+    while ready := selector.select(patience):
+        for key, _ in ready:
+            text, source = key.fileobj.recvfrom(100)
+            if text.decode() == f"flow {key.data}" and source == address:
+                waiting.pop(key.data, None)
+
+
+def threads():
+    """20 threads with a socket each and one that all share, 50 questions a thread."""
+    address, right = echo(), []
+    shared = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def ask(number):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(1)
+            for turn in range(50):
+                text = f"{number} {turn}".encode()
+                shared.sendto(b"", address)
+                right.append(any(exchange(client, text, address) for _ in range(10)))
+
+    running = [threading.Thread(target=ask, args=[number]) for number in range(20)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    print(right.count(True), "of", len(right))
+
+
+def exchange(client, text, address):
+    client.sendto(text, address)
+    try:
+        while client.recvfrom(100) != (text, address):
+            pass
+        return True
+    except TimeoutError:
+        return False
+
+
+def question(name):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack(">6H", random.randrange(65536), 0x100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
+
+
+def many_destinations():
+    """One socket asks three services at once; each answer has its own source."""
+    v4, v6 = echo(), echo(socket.AF_INET6)
+    mapped = lambda address: ("::ffff:" + address[0], address[1], 0, 0)
+    client = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    client.settimeout(10)
+    asked = {mapped(v4): b"four", v6: b"six", mapped(DNS): question("backend.default.svc.cluster.local")}
+    for address, text in asked.items():
+        client.sendto(text, address)
+    for _ in asked:
+        text, source = client.recvfrom(1000)
+        asked[source] = text[:2] == asked[source][:2]
+    print(list(asked.values()))
+    # Two sockets with one destination have answers of their own.
+    pair = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    for number, one in enumerate(pair):
+        one.settimeout(10)
+        one.sendto(bytes([number]), v4)
+    print([one.recvfrom(10) == (bytes([number]), v4) for number, one in enumerate(pair)])
+
+
+class Protocol(asyncio.DatagramProtocol):
+    def __init__(self, done):
+        self.done = done
+
+    def datagram_received(self, data, source):
+        self.done.set_result((data, source))
+
+    def error_received(self, error):
+        self.done.set_result(errno.errorcode[error.errno])
+
+
+async def loop():
+    running = asyncio.get_running_loop()
+
+    async def ask(text, remote, address):
+        done = running.create_future()
+        transport, _ = await running.create_datagram_endpoint(
+            lambda: Protocol(done), remote_addr=remote, local_addr=None if remote else ("0.0.0.0", 0)
+        )
+        transport.sendto(text, address)
+        answer = await asyncio.wait_for(done, PATIENCE)
+        peer = transport.get_extra_info("peername")
+        transport.close()
+        return answer, peer
+
+    address = echo()
+    refused = socket.getaddrinfo("refuse", 80, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+    print(await ask(b"asked", address, None) == ((b"asked", address), address))
+    print(await ask(b"asked", None, address) == ((b"asked", address), None))
+    print((await ask(b"asked", refused, None))[0])
+
+
+def orphan():
+    """What is told when the launcher dies: never silence on a connected socket, and nothing new works."""
+    address = echo()
+    old, connected = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    connected.settimeout(10)
+    connected.connect(address)
+    connected.send(b"x")
+    print(connected.recv(9))
+    old.settimeout(10)
+    print(exchange(old, b"y", address))
+    launcher = os.getppid()
+    os.kill(launcher, signal.SIGKILL)
+    while os.getppid() == launcher:
+        time.sleep(0.01)
+    connected.send(b"x")
+    for attempt in (lambda: connected.recv(9), lambda: fresh().connect(address), lambda: fresh().sendto(b"x", DNS)):
+        try:
+            print(attempt())
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    try:
+        # The socket that knows its way loses what it sends until the shim asks again.
+        while time.sleep(0.1) is None:
+            old.sendto(b"y", address)
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+
+
+def fresh():
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def last_words():
+    """A program that sends and ends at once, as those of metrics do: `udp.py last_words HOST PORT`."""
+    with fresh() as client:
+        for _ in range(10):
+            client.sendto(b"last words", (sys.argv[2], int(sys.argv[3])))
+
+
+what = globals()[sys.argv[1]]
+asyncio.run(what()) if asyncio.iscoroutinefunction(what) else what()
