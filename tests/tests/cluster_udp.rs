@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, killpg};
-use tp_tests::case::{Folder, Running, app, python, ran};
+use tp_tests::case::{Folder, LIMIT, PYTHON, Ran, Running, app, python, ran};
 use tp_tests::{Case, Layout, PodNetwork, Target, gobuild, packages};
 
 /// Builds a C program of `apps/` where the laptop's user can run it; its path.
@@ -78,4 +78,77 @@ fn quic_fetches_whole_bodies_over_both_families() {
     }
     killpg(server.pid(), Signal::SIGKILL).unwrap();
     server.child.wait().unwrap();
+}
+
+fn udp(case: &Case, arguments: &[&str]) -> Ran {
+    case.python("udp", arguments)
+}
+
+#[test]
+fn two_thousand_sockets_have_a_flow_each() {
+    udp(&Case::new(), &["thousands"]).prints("2000 of 2000 flows");
+}
+
+#[test]
+fn threads_send_side_by_side_and_by_one_socket() {
+    udp(&Case::new(), &["threads"]).prints("1000 of 1000");
+}
+
+#[test]
+fn one_socket_has_many_destinations_and_one_destination_many_sockets() {
+    udp(&Case::new(), &["many_destinations"]).prints("[True, True, True]\n[True, True]");
+}
+
+#[test]
+fn pythons_event_loop_sends_receives_and_is_told_of_a_refused_port() {
+    udp(&Case::new(), &["loop"]).prints("True\nTrue\nECONNREFUSED");
+}
+
+/// Steps: plain questions, with EDNS and a long answer, to the pod's nameserver, named and not.
+#[test]
+fn dig_asks_by_datagrams() {
+    let case = Case::new();
+    let backend = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}"]);
+    let name = "backend.default.svc.cluster.local";
+    case.web(["dig", "+short", "+time=5", "@10.96.0.10", name]).prints(&backend);
+    case.web(["dig", "+short", "+time=5", name]).prints(&backend);
+    case.web(["dig", "+time=5", "+bufsize=4096", "+ignore", "many.test", "TXT"])
+        .says(&["ANSWER: 6", "(UDP)"]);
+}
+
+/// Steps: the launcher is killed; a connected socket is told, new ones cannot be used, and one that knew its way is
+/// told when its lease is over. Nothing leaves.
+#[test]
+fn a_launcher_that_dies_is_told_and_nothing_goes_elsewhere() {
+    let case = Case::new();
+    let mut running = Running::start(case.web_command(python("udp", &["orphan"])).stdin(Stdio::null()));
+    let said = BufReader::new(running.child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let said: Vec<String> = said.collect();
+    assert_eq!(said, ["b'x'", "True", "ECONNREFUSED", "ENETDOWN", "ENETDOWN", "ENETDOWN"]);
+    running.ends_within(LIMIT).exits(137);
+}
+
+/// Steps: a receiver waits in a pod; a program sends ten datagrams to it and ends. All arrive.
+#[test]
+fn what_a_program_sends_as_its_last_deed_arrives() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a receiver in the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let pod = PodNetwork::find(cluster, laptop, "default", "app=backend").unwrap();
+    let ip = case.kubectl(&["get", "pods", "-l", "app=backend", "-o", "jsonpath={.items[0].status.podIP}"]);
+    let receiver = "import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('', 0)); server.settimeout(30)
+print(server.getsockname()[1], flush=True)
+print([server.recv(100) for _ in range(10)] == [b'last words'] * 10)";
+    let mut receiver =
+        Running::start(pod.command(PYTHON).unwrap().args(["-c", receiver]).stdin(Stdio::null()));
+    let mut said = BufReader::new(receiver.child.stdout.take().unwrap());
+    let mut port = String::new();
+    said.read_line(&mut port).unwrap();
+    udp(&case, &["last_words", &ip, port.trim()]).prints("");
+    let mut all = String::new();
+    said.read_line(&mut all).unwrap();
+    assert_eq!(all, "True\n");
+    receiver.child.wait().unwrap();
 }
