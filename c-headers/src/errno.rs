@@ -8,6 +8,8 @@
 pub mod code {
     /// Operation not permitted.
     pub const EPERM: i32 = 1;
+    /// Too many open files in the system: the launcher has no descriptor left.
+    pub const ENFILE: i32 = 23;
     /// Permission denied: a rule of the proxy, or a network policy that answers, forbids it.
     pub const EACCES: i32 = 13;
     /// Network is down: the launcher is not there. The shim fails closed with this one.

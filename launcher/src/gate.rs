@@ -121,6 +121,16 @@ struct Waiting {
     watched: Watched,
 }
 
+/// What an answer to an app sets going.
+#[derive(Debug)]
+#[must_use = "an attempt that does not begin never ends"]
+pub struct Opening {
+    attempt: Attempt,
+    waiting: Waiting,
+    asked: SocketAddr,
+    parked: SocketAddr,
+}
+
 impl Progress {
     /// Whether something that an app wrote before it closed its socket may be on its way.
     fn may_have_last_words(&self) -> bool {
@@ -175,26 +185,26 @@ impl Gate {
         gate
     }
 
-    /// Starts to open `socket` to `asked` for the process `asker` and says where the app must connect it meanwhile.
-    /// `v6_socket` says how the park must be spelled.
+    /// Where the app `asker` must connect `socket` while it is opened to `asked`, and what has to [begin](Self::begin)
+    /// then; nothing for a socket that is under way. `v6_socket` says how the park must be spelled.
     ///
     /// # Errors
     /// The errno for the app where its connect() fails at once.
     pub fn open(
-        self: &Arc<Self>,
+        &self,
         asker: Pid,
         cookie: u64,
         socket: OwnedFd,
         asked: SocketAddr,
         v6_socket: bool,
-    ) -> Result<SocketAddr, i32> {
+    ) -> Result<(SocketAddr, Option<Opening>), i32> {
         if !socket::cookie(&socket).is_ok_and(|actual| actual == cookie) {
             return Err(code::EACCES);
         }
         let parked = self.parks.place(asked, v6_socket).ok_or(code::ENETUNREACH)?;
         let mut table = self.table();
         match socket::stage(&socket).map_err(|_| code::EACCES)? {
-            Stage::Busy => return Ok(parked),
+            Stage::Busy => return Ok((parked, None)),
             Stage::Ended => {
                 if let Some(errno) = self.failed.remove(&cookie) {
                     return Err(refuse::standing(&socket, errno));
@@ -208,7 +218,7 @@ impl Gate {
                 && let Some(waiting) = table.waiting(attempt)
             {
                 waiting.watched = Watched::new(asker);
-                return Ok(parked);
+                return Ok((parked, None));
             }
             table.give_up(attempt);
         }
@@ -222,11 +232,15 @@ impl Gate {
         };
         let progress = Progress::Waiting(waiting.clone());
         table.sockets.insert(cookie, Socket { attempt, asked, progress });
-        drop(table);
-        let span = info_span!("connection", id = format_args!("{cookie:x}"), %asked);
-        self.runtime.spawn(Arc::clone(self).carry(attempt, waiting, asked, parked).instrument(span));
+        Ok((parked, Some(Opening { attempt, waiting, asked, parked })))
+    }
+
+    /// Dials.
+    pub fn begin(self: &Arc<Self>, opening: Opening) {
+        let Opening { attempt, asked, .. } = opening;
+        let span = info_span!("connection", id = format_args!("{:x}", attempt.cookie), %asked);
+        self.runtime.spawn(Arc::clone(self).carry(opening).instrument(span));
         self.dialing.notify_one();
-        Ok(parked)
     }
 
     /// The address that the socket asked for, if it is one of ours.
@@ -276,13 +290,7 @@ impl Gate {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn carry(
-        self: Arc<Self>,
-        attempt: Attempt,
-        waiting: Waiting,
-        asked: SocketAddr,
-        parked: SocketAddr,
-    ) {
+    async fn carry(self: Arc<Self>, Opening { attempt, waiting, asked, parked }: Opening) {
         let opened = tokio::select! {
             biased;
             () = waiting.given_up.cancelled() => {

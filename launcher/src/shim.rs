@@ -4,18 +4,24 @@
 //! program could close or inherit. The listener is a socket file in a folder that only this user can enter, and the
 //! kernel names the peer's user besides (`SO_PEERCRED`): another user's question is not read.
 //!
-//! It must not block: a lookup takes as long as the pod's nameserver does, so every question is its own task. And it must
-//! not wait behind the connections: an app's event loop stands still while it asks, so the questions have a thread of
-//! their own, which the kernel wakes at once.
+//! An app's event loop stands still while it asks, so what can be answered at once is, without a task or a wake-up between,
+//! on a thread of its own that never waits behind the connections; what an answer sets going begins after it. A question
+//! that takes longer (a lookup takes as long as the pod's nameserver does) goes on as a task.
+//!
+//! A launcher that has no descriptor left answers all the same, out of a reserve of one: connect() then fails with
+//! `ENOBUFS`, as with a kernel that has no memory for another connection.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nix::sys::socket::MsgFlags;
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -28,7 +34,7 @@ use tp_abi::wire::{
 use tracing::{debug, warn};
 
 use crate::flows::{Flows, Way};
-use crate::gate::{Gate, unmapped};
+use crate::gate::{Gate, Opening, unmapped};
 use crate::method;
 use crate::names::Names;
 use crate::nameserver::Nameservers;
@@ -102,24 +108,33 @@ pub struct Answers {
 async fn serve(listener: OwnedFd, answers: Arc<Answers>) -> io::Result<()> {
     let listener = sys::watch(listener, Interest::READABLE)?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut reserve = sys::socket::reserve().ok();
     loop {
         let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
         match listener.async_io(Interest::READABLE, |fd| sys::socket::accept(fd.as_raw_fd())).await {
             Ok(connection) => {
-                let answers = Arc::clone(&answers);
-                tokio::spawn(async move {
-                    if let Err(error) = converse(connection, &answers).await {
-                        debug!(%error, "a shim's question was not answered");
-                    }
-                    drop(place);
-                });
+                let mut conversation = Box::pin(answer_one(connection, Arc::clone(&answers)));
+                if poll_fn(|cx| Poll::Ready(conversation.as_mut().poll(cx))).await.is_pending() {
+                    tokio::spawn(conversation.map(|()| drop(place)));
+                }
+                reserve = reserve.or_else(|| sys::socket::reserve().ok());
+            }
+            // The descriptor given up is the one for this question; it comes back with the next that is free.
+            Err(error) if sys::socket::is_exhausted(&error) && reserve.take().is_some() => {
+                warn!(%error, "there is hardly a descriptor left");
             }
             Err(error) => {
-                // Out of descriptors, most likely: those in use come back as connections close.
+                // Those in use come back as connections close.
                 warn!(%error, "cannot take a shim's question");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+}
+
+async fn answer_one(connection: OwnedFd, answers: Arc<Answers>) {
+    if let Err(error) = converse(connection, &answers).await {
+        debug!(%error, "a shim's question was not answered");
     }
 }
 
@@ -141,12 +156,18 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
     debug!(pid = peer.pid, "asked: {}", Spoken(question));
     let mut reply = [0; MESSAGE_MAX];
     let asker = Pid::from_raw(peer.pid);
-    let length =
-        answer(asker, question, attached, answers, &mut reply).await.ok_or(io::ErrorKind::InvalidData)?;
+    let mut after = None;
+    let length = answer(asker, question, attached, answers, &mut reply, &mut after)
+        .await
+        .ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
     // The one message of a new connection always has room.
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    nix::sys::socket::send(connection.as_raw_fd(), reply, flags)?;
+    let sent = nix::sys::socket::send(connection.as_raw_fd(), reply, flags);
+    if let Some(opening) = after {
+        answers.gate.begin(opening);
+    }
+    sent?;
     Ok(())
 }
 
@@ -185,13 +206,16 @@ impl fmt::Display for Spoken<'_> {
     }
 }
 
-/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits.
+/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits. `after` is
+/// what has to begin when the answer is sent. A question without its descriptor comes from a launcher that had no room
+/// for it: the kernel drops what it cannot install (unix(7), `MSG_CTRUNC`).
 async fn answer(
     asker: Pid,
     question: Question<'_>,
     attached: Option<OwnedFd>,
     answers: &Answers,
     reply: &mut [u8],
+    after: &mut Option<Opening>,
 ) -> Option<usize> {
     let answer = match question {
         Question::Connect { asked, .. } | Question::Flow { asked } | Question::Connected { asked, .. }
@@ -202,9 +226,12 @@ async fn answer(
         Question::Connect { cookie, asked, v6_socket } => {
             let opened = match attached {
                 Some(socket) => answers.gate.open(asker, cookie, socket, from_wire(asked), v6_socket),
-                None => Err(code::EACCES),
+                None => Err(code::ENOBUFS),
             };
-            opened.map_or_else(Answer::Errno, |parked| Answer::Park(to_wire(parked)))
+            opened.map_or_else(Answer::Errno, |(parked, opening)| {
+                *after = opening;
+                Answer::Park(to_wire(parked))
+            })
         }
         Question::Peer { cookie } => {
             answers.gate.asked(cookie).map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
@@ -226,7 +253,7 @@ async fn answer(
                     Answer::Errno(code::EPERM)
                 }
                 Some(Ok(())) => Answer::Pass,
-                None => Answer::Errno(code::EPERM),
+                None => Answer::Errno(code::ENFILE),
             }
         }
         Question::Resolver => match &answers.resolver {
@@ -241,7 +268,7 @@ async fn answer(
         Question::Flow { asked } => way(answers.flows.shared(from_wire(asked))),
         Question::Connected { asked, fd, .. } => match attached {
             Some(socket) => way(answers.flows.connected(from_wire(asked), socket, (asker.as_raw(), fd))),
-            None => Answer::Errno(code::EACCES),
+            None => Answer::Errno(code::ENOBUFS),
         },
         Question::Relayed { relay } => {
             let behind = answers.flows.behind(from_wire(relay));

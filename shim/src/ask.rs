@@ -167,6 +167,7 @@ mod tests {
         for (ours, libcs) in [
             (code::EPERM, libc::EPERM),
             (code::EACCES, libc::EACCES),
+            (code::ENFILE, libc::ENFILE),
             (code::ENETDOWN, libc::ENETDOWN),
             (code::ENETUNREACH, libc::ENETUNREACH),
             (code::ECONNABORTED, libc::ECONNABORTED),

@@ -155,12 +155,22 @@ pub fn accept(listener: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives one message and the first descriptor that came with it; further ones are closed.
+/// A descriptor that is good for nothing but to be given up when there is no other.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn reserve() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// Receives one message and the first descriptor that came with it; further ones are closed. None comes where this
+/// process has no room for one.
 ///
 /// # Errors
 /// Those of recvmsg(2).
 pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut control = nix::cmsg_space!([RawFd; 4]);
+    // As many as one message can have (SCM_MAX_FD, unix(7)), so that none is installed and not seen here.
+    let mut control = nix::cmsg_space!([RawFd; 253]);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(
         socket,
@@ -169,7 +179,8 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Ow
         MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
     )?;
     let mut received = Vec::new();
-    for part in message.cmsgs()? {
+    // An error is MSG_CTRUNC: the kernel had no descriptor number for what came.
+    for part in message.cmsgs().into_iter().flatten() {
         if let ControlMessageOwned::ScmRights(fds) = part {
             // SAFETY: the kernel just installed these descriptors for us, each once; owning them closes the unused.
             received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
