@@ -47,6 +47,18 @@ fn every_resolver_function_says_what_it_says_in_the_pod() {
 }
 
 #[test]
+fn getaddrinfo_says_what_it_says_in_the_pod() {
+    says_what_it_says_in_the_pod(
+        "addrinfo",
+        &[
+            "b\u{fc}cher.test 80 flags 40",
+            "nowhere 80 flags 0 family 0 type 1 protocol 0: EAI -2",
+            ". 80 flags 0 family 0 type 1 protocol 0: EAI -5",
+        ],
+    );
+}
+
+#[test]
 fn dig_asks_the_clusters_nameserver_over_tcp() {
     let case = Case::new();
     let dig = |words: &[&str]| case.web([&["dig", "+tcp", "+short", "+time=5"], words].concat());

@@ -56,6 +56,8 @@ impl AgentPod {
         loop {
             let opener = self.opener().await?;
             match ask(&opener, request).await {
+                // A request that cannot be said is no link's fault.
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return Err(error),
                 // A stream that the agent alone ended tells nothing about the link.
                 Err(_) if tokio::time::timeout(LINK_END, opener.closed()).await.is_ok() => {}
                 asked => return asked,

@@ -163,6 +163,7 @@ impl Call {
                 let canonical = if canonical.is_empty() { name } else { canonical };
                 match self.list(&mut list, canonical, addresses) {
                     0 => {
+                        list.flag(self.flags);
                         found.write(list.give());
                         0
                     }
@@ -289,6 +290,16 @@ impl List {
                 first.ai_canonname = copy;
             }
             if copy.is_null() { libc::EAI_MEMORY } else { 0 }
+        }
+    }
+
+    /// Says the caller's own flags in each node, as libc does.
+    fn flag(&mut self, flags: c_int) {
+        let mut at = self.first;
+        // SAFETY: the list is libc's and nobody else has it.
+        while let Some(node) = unsafe { at.as_mut() } {
+            node.ai_flags = flags;
+            at = node.ai_next;
         }
     }
 

@@ -205,11 +205,15 @@ pub fn pointer(message: &[u8]) -> Option<Name> {
 /// Text as an absolute name, whatever bytes its labels have; `None` if a label or the whole is empty or too long.
 #[must_use]
 pub fn name(text: &str) -> Option<Name> {
+    // The root, as a candidate has it: without its dot.
+    if text.is_empty() {
+        return Some(Name::root());
+    }
     let text = text.strip_suffix('.').unwrap_or(text);
     let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).ok()?;
     name.set_fqdn(true);
     // 255 octets on the wire, and a label may not be empty.
-    (name.len() <= 254 && !text.is_empty() && !text.split('.').any(str::is_empty)).then_some(name)
+    (name.len() <= 254 && !text.split('.').any(str::is_empty)).then_some(name)
 }
 
 #[cfg(test)]
@@ -258,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_name_that_dns_cannot_carry_is_none() {
-        for text in ["", ".", "a..b", &"a".repeat(64), &"abcdefg.".repeat(32)] {
+        for text in [".", "..", "a..b", &"a".repeat(64), &"abcdefg.".repeat(32)] {
             assert_eq!(name(text), None, "{text}");
         }
         assert_eq!(name("we!rd.na_me").unwrap(), name("We!rd.na_me.").unwrap());
