@@ -28,6 +28,9 @@ TP_HOOK(getsockopt, socket, "SO_ERROR: the far end's errno")
 TP_HOOK(setsockopt, socket, "options with which a socket would not reach its park")
 
 TP_HOOK(getaddrinfo, addrinfo, "names are the pod's")
+TP_HOOK(getaddrinfo_a, addrinfo, "libc's own goes past getaddrinfo's hook")
+TP_HOOK(gai_suspend, addrinfo, "waits for requests of our getaddrinfo_a")
+TP_HOOK(gai_cancel, addrinfo, "as gai_suspend")
 TP_HOOK(getnameinfo, nameinfo, "names of addresses are the pod's")
 
 TP_HOOK(gethostbyname, hostent, "names are the pod's, in the older way")

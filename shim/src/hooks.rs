@@ -6,6 +6,7 @@
 use core::ffi::c_int;
 
 pub(crate) mod addrinfo;
+pub(crate) mod addrinfo_a;
 pub(crate) mod connect;
 mod datagram;
 pub(crate) mod dlopen;

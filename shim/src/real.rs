@@ -6,10 +6,14 @@
 //!
 //! Where a libc does not have a function, its place says what the caller gets.
 
+use crate::hooks::addrinfo_a::{Event, Request};
 use crate::resolver::State;
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
-use libc::{FILE, addrinfo, hostent, mmsghdr, mode_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use libc::{
+    FILE, addrinfo, hostent, mmsghdr, mode_t, msghdr, pthread_t, size_t, sockaddr, socklen_t, ssize_t,
+    timespec,
+};
 
 /// Marks a function that this libc does not have, so that it is looked for once.
 static MISSING: u8 = 0;
@@ -123,6 +127,21 @@ originals! {
     /// getaddrinfo(3).
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo)
         -> c_int, or libc::EAI_SYSTEM;
+    /// getaddrinfo_a(3).
+    fn getaddrinfo_a(mode: c_int, list: *const *mut Request, count: c_int, event: *const Event)
+        -> c_int, or libc::EAI_SYSTEM;
+    /// gai_suspend(3).
+    fn gai_suspend(list: *const *const Request, count: c_int, patience: *const timespec)
+        -> c_int, or libc::EAI_SYSTEM;
+    /// gai_cancel(3).
+    fn gai_cancel(request: *mut Request) -> c_int, or libc::EAI_SYSTEM;
+    /// pthread_create(3).
+    fn pthread_create(
+        thread: *mut pthread_t, attributes: *const c_void,
+        run: extern "C" fn(*mut c_void) -> *mut c_void, with: *mut c_void,
+    ) -> c_int, or libc::ENOSYS;
+    /// pthread_detach(3).
+    fn pthread_detach(thread: pthread_t) -> c_int, or libc::ENOSYS;
     /// getnameinfo(3).
     fn getnameinfo(
         address: *const sockaddr, length: socklen_t, host: *mut c_char, host_len: socklen_t,

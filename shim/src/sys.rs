@@ -6,6 +6,7 @@
 //!
 //! This is the only file with assembler apart from the variadic entry points (hooks/exec/variadic.rs).
 
+use core::sync::atomic::AtomicU32;
 use libc::{c_int, c_long, c_void};
 
 /// A failed system call's errno.
@@ -192,6 +193,95 @@ pub(crate) fn write_line(line: &[u8]) {
 pub(crate) fn yield_now() {
     // SAFETY: sched_yield takes nothing.
     let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+}
+
+/// Waits on a word (futex(2)) while it is `seen`, at the most until `deadline`.
+pub(crate) fn wait(word: &AtomicU32, seen: u32, deadline: Option<&libc::timespec>) -> Result<(), Errno> {
+    let until = deadline.map_or(0, |deadline| core::ptr::from_ref(deadline).expose_provenance());
+    let how = register(libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG);
+    let all = register(libc::FUTEX_BITSET_MATCH_ANY);
+    // SAFETY: the kernel reads the word and the time.
+    unsafe { call(libc::SYS_futex, [word.as_ptr().expose_provenance(), how, seen as usize, until, 0, all]) }
+        .map(|_| ())
+}
+
+/// Wakes all who wait on a word.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    let how = register(libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG);
+    let all = register(c_int::MAX);
+    // SAFETY: the kernel uses the word's address only.
+    let _ = unsafe { call(libc::SYS_futex, [word.as_ptr().expose_provenance(), how, all, 0, 0, 0]) };
+}
+
+/// The time `from_now`, as [`wait`] takes it: on the clock that nobody sets.
+pub(crate) fn deadline(from_now: &libc::timespec) -> libc::timespec {
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let args = [register(libc::CLOCK_MONOTONIC), (&raw mut at).expose_provenance(), 0, 0, 0, 0];
+    // SAFETY: the kernel writes one `timespec`.
+    let _ = unsafe { call(libc::SYS_clock_gettime, args) };
+    let nanoseconds = at.tv_nsec.saturating_add(from_now.tv_nsec);
+    let over = nanoseconds / 1_000_000_000;
+    libc::timespec {
+        tv_sec: at.tv_sec.saturating_add(from_now.tv_sec).saturating_add(over),
+        tv_nsec: nanoseconds % 1_000_000_000,
+    }
+}
+
+/// Sends this process a signal with a value (rt_sigqueueinfo(2)).
+pub(crate) fn queue_signal(signal: c_int, code: c_int, value: *mut c_void) {
+    /// `siginfo_t` with the members of a queued signal; the kernel takes 128 bytes.
+    #[repr(C)]
+    struct Info {
+        signal: c_int,
+        errno: c_int,
+        code: c_int,
+        padding: c_int,
+        pid: libc::pid_t,
+        uid: libc::uid_t,
+        value: *mut c_void,
+        rest: [u64; 12],
+    }
+    // SAFETY: getpid takes nothing.
+    let pid = unsafe { call(libc::SYS_getpid, [0; 6]) }.unwrap_or_default();
+    let info = Info {
+        signal,
+        errno: 0,
+        code,
+        padding: 0,
+        pid: pid as libc::pid_t,
+        uid: uid(),
+        value,
+        rest: [0; 12],
+    };
+    let at = (&raw const info).expose_provenance();
+    // SAFETY: the kernel reads one `siginfo_t`, which is as large.
+    let _ = unsafe { call(libc::SYS_rt_sigqueueinfo, [pid, register(signal), at, 0, 0, 0]) };
+}
+
+/// The thread takes no signals while this lives, nor does a thread that it starts meanwhile.
+pub(crate) struct Signals(u64);
+
+impl Signals {
+    /// Blocks them, but for the two that libc uses itself (nptl(7)).
+    pub(crate) fn block() -> Self {
+        Self(mask(!(0b11 << 31)))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        mask(self.0);
+    }
+}
+
+/// Sets the thread's mask of blocked signals, and gives what it was.
+fn mask(new: u64) -> u64 {
+    let mut old = 0_u64;
+    let (new_at, old_at) = ((&raw const new).expose_provenance(), (&raw mut old).expose_provenance());
+    let args = [register(libc::SIG_SETMASK), new_at, old_at, size_of::<u64>(), 0, 0];
+    // SAFETY: the kernel reads one mask and writes one.
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, args) };
+    old
 }
 
 /// Memory of its own for what does not fit the stack; given back when it goes.

@@ -19,6 +19,7 @@ const IMPORTS: &[&str] = &[
     "clock_gettime",
     "dlsym",
     "environ",
+    "free",
     "freeaddrinfo",
     "inet_aton",
     "inet_pton",

@@ -98,7 +98,7 @@ struct Call {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn getaddrinfo(
+pub(super) unsafe extern "C" fn getaddrinfo(
     node: *const c_char,
     service: *const c_char,
     hints: *const addrinfo,
