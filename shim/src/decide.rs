@@ -94,6 +94,19 @@ pub(crate) const fn own(ip: Ip) -> Option<Reason> {
     }
 }
 
+/// Does a service of the laptop listen at this path of unix(7) that resolves names? Programs that speak to one by
+/// themselves (NSS modules, resolvectl) would get the laptop's answers; they all go on without it.
+pub(crate) fn is_name_service(path: &[u8]) -> bool {
+    const PATHS: [&[u8]; 4] = [
+        b"/nscd/socket",
+        b"/systemd/resolve/io.systemd.Resolve",
+        b"/systemd/resolve/io.systemd.Resolve.Monitor",
+        b"/avahi-daemon/socket",
+    ];
+    let run = path.strip_prefix(b"/var").unwrap_or(path).strip_prefix(b"/run");
+    run.is_some_and(|rest| PATHS.contains(&rest))
+}
+
 /// `connect(2)` to `to`.
 pub(crate) const fn connect(socket: Socket, to: Spelled) -> Verdict {
     if let Some(reason) = own(to.address.ip) {
@@ -160,6 +173,16 @@ mod tests {
         assert!(Socket { protocol: 0, ..TCP4 }.is_tcp());
         for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP] {
             assert!(!Socket { protocol, ..TCP4 }.is_tcp());
+        }
+    }
+
+    #[test]
+    fn the_laptops_resolvers_are_known_by_their_paths() {
+        for path in ["/run/nscd/socket", "/var/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve"] {
+            assert!(is_name_service(path.as_bytes()), "{path}");
+        }
+        for path in ["", "/run", "/nscd/socket", "/run/dbus/system_bus_socket", "/tmp/run/nscd/socket"] {
+            assert!(!is_name_service(path.as_bytes()), "{path}");
         }
     }
 

@@ -178,13 +178,13 @@ impl State {
 
 /// The address as `nsaddr_list` has it: one of IPv6 has family 0 there.
 fn spell_v4(address: Address) -> sockaddr_in {
-    let (family, ip) = match address.ip {
-        Ip::V4(ip) => (libc::AF_INET, ip),
-        Ip::V6(_) => (0, [0; 4]),
+    let (family, port, ip) = match address.ip {
+        Ip::V4(ip) => (libc::AF_INET, address.port, ip),
+        Ip::V6(_) => (0, 0, [0; 4]),
     };
     sockaddr_in {
         sin_family: family as libc::sa_family_t,
-        sin_port: address.port.to_be(),
+        sin_port: port.to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip) },
         sin_zero: [0; 8],
     }

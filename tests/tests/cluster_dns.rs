@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use tp_tests::case::{Folder, PYTHON, app, ran};
-use tp_tests::{Case, Laptop, PodNetwork, Target};
+use tp_tests::{Case, Laptop, PodNetwork, Sandbox, Target};
 
 /// A program of `apps/`, built where the laptop's user can run it.
 fn built(laptop: &Laptop, name: &str) -> (Folder, String) {
@@ -56,6 +56,83 @@ fn getaddrinfo_says_what_it_says_in_the_pod() {
             ". 80 flags 0 family 0 type 1 protocol 0: EAI -5",
         ],
     );
+}
+
+/// A pod whose first nameserver is IPv6 and whose second one is not there.
+const OTHER_NAMESERVERS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: other, labels: {app: other}}
+spec:
+  terminationGracePeriodSeconds: 1
+  dnsPolicy: None
+  dnsConfig:
+    nameservers: ["fd00:10:96::a", "10.244.255.77", "10.96.0.10"]
+    searches: [default.svc.cluster.local, test]
+    options: [{name: ndots, value: "2"}, {name: timeout, value: "1"}, {name: attempts, value: "1"}, {name: rotate}]
+  hostAliases: [{ip: 10.9.8.7, hostnames: [aliased.example]}]
+  containers:
+  - {name: app, image: localhost/tp-sample:1, args: [http=8080]}
+"#;
+
+#[test]
+fn a_pods_own_nameservers_options_and_host_aliases_are_taken() {
+    let case = Case::cold();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let sandbox = Sandbox::create(case.target(), "dns").unwrap();
+    sandbox.apply(OTHER_NAMESERVERS).unwrap();
+    ran(sandbox.kubectl().args(["wait", "--for=condition=Ready", "pod/other", "--timeout=50s"])).succeeds();
+    let (_folder, binary) = built(laptop, "resolv");
+    let oracle = PodNetwork::find(cluster, laptop, sandbox.namespace(), "app=other").unwrap();
+    let truth = ran(&mut oracle.command(&binary).unwrap());
+    truth.says(&["_res: 3 nameservers, ndots 2, retrans 1, retry 1, options 42c0"]);
+    let place = ["--namespace", sandbox.namespace(), "--pod", "other"];
+    case.tp(place, [&binary]).prints(&truth.stdout);
+    case.tp(place, ["getent", "ahostsv4", "aliased.example"]).says(&["10.9.8.7"]);
+}
+
+/// Steps: wait; a hundred at once; a signal, a thread and nothing as the notice; a name that takes long beside one that does
+/// not.
+#[test]
+fn getaddrinfo_a_works_in_all_its_modes() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a program built for it") else { return };
+    let (_folder, binary) = built(laptop, "addrinfo_a");
+    let backend = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}"]);
+    let found = format!("backend 0 {backend}\n");
+    case.web([&binary]).prints(&format!("{found}nowhere -2 -\n10.1.2.3 0 10.1.2.3\n{}ok", found.repeat(5)));
+}
+
+/// Steps: sockets of nscd and systemd-resolved that count; without tp they are asked, with tp they are not.
+#[test]
+fn the_laptops_own_resolvers_are_not_asked() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a /run of its own") else { return };
+    let fake = |words: &[&str]| {
+        let source = std::fs::read_to_string(app("fake_resolvers.py")).unwrap();
+        let mut command = laptop.command("unshare").unwrap();
+        command.args(["--user", "--map-current-user", "--keep-caps", "--mount", PYTHON, "-c", &source]);
+        ran(command.args(words))
+    };
+    fake(&["getent", "hosts", "nowhere.test"]).exits(2).complains(&[]);
+    assert!(
+        !fake(&["getent", "ahosts", "localhost"]).stdout.contains("/run/nscd/socket 0"),
+        "the fake is no nscd"
+    );
+    let program = "import errno, socket
+print(socket.gethostbyname('db-0.db').count('.'), socket.getnameinfo(('10.96.0.10', 80), 0)[0])
+for path in '/var/run/nscd/socket', '/run/systemd/resolve/io.systemd.Resolve':
+    print(errno.errorcode[socket.socket(socket.AF_UNIX).connect_ex(path)])";
+    let tp = laptop.prefix().join("bin/tp").display().to_string();
+    let script =
+        format!("getent ahosts backend; getent hosts nowhere; getent ahosts localhost; {PYTHON} -c \"$1\"");
+    let ran = fake(&[&tp, "run", "--deployment", "web", "--", "sh", "-c", &script, "sh", program]);
+    ran.says(&[
+        "backend.default.svc.cluster.local\n",
+        "3 kube-dns.kube-system.svc.cluster.local\nENOENT\nENOENT\n",
+        "/run/nscd/socket 0\n/run/systemd/resolve/io.systemd.Resolve 0",
+    ]);
 }
 
 #[test]

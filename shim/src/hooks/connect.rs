@@ -42,7 +42,13 @@ pub(super) unsafe fn by_gate(fd: c_int, address: *const Sockaddr, length: sockle
     let original = || unsafe { real::connect(fd, address, length) };
     let Some(config) = config::get() else { return original() };
     // SAFETY: the caller's promise.
-    let Some(to) = sockaddr::read(unsafe { bytes(address, length) }) else { return original() };
+    let Some(to) = sockaddr::read(unsafe { bytes(address, length) }) else {
+        // SAFETY: the caller's promise.
+        return match unsafe { path(address, length) } {
+            Some(path) if decide::is_name_service(path) => fail(libc::ENOENT),
+            _ => original(),
+        };
+    };
     // Before the kernel is asked about the socket: a call that stays local should cost what it did.
     if decide::own(to.address.ip).is_some() {
         return original();
@@ -182,6 +188,19 @@ pub(super) unsafe fn bytes<'a>(address: *const Sockaddr, length: socklen_t) -> &
         }
         _ => &[],
     }
+}
+
+/// The path in a socket address of unix(7).
+///
+/// # Safety
+/// As for [`bytes`].
+unsafe fn path<'a>(address: *const Sockaddr, length: socklen_t) -> Option<&'a [u8]> {
+    let most = size_of::<libc::sockaddr_un>();
+    let length = usize::try_from(length).ok().filter(|_| !address.is_null())?.min(most);
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { core::slice::from_raw_parts(address.cast::<u8>(), length) };
+    (sockaddr::family(bytes)? == libc::AF_UNIX).then_some(())?;
+    bytes.get(2..)?.split(|byte| *byte == 0).next()
 }
 
 const fn word(answer: &Result<Answer<'_>, Unanswered>) -> &'static [u8] {
