@@ -115,7 +115,7 @@ originals! {
     /// recvmsg(2).
     fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t, or -1;
     /// recvmmsg(2).
-    fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut libc::timespec)
+    fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec)
         -> c_int, or -1;
     /// getpeername(2).
     fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int, or -1;

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use tp_tests::case::{Folder, PYTHON, app, ran};
+use tp_tests::case::{Folder, PYTHON, Ran, app, ran};
 use tp_tests::{Case, Laptop, PodNetwork, Sandbox, Target};
 
 /// A program of `apps/`, built where the laptop's user can run it.
@@ -29,7 +29,18 @@ fn says_what_it_says_in_the_pod(name: &str, the_oracle_must_say: &[&str]) {
     let truth = ran(&mut oracle.command(&binary).unwrap());
     // The oracle itself must have met what this case is about.
     truth.says(the_oracle_must_say);
-    case.web([&binary]).prints(&truth.stdout);
+    same_lines(&case.web([&binary]), &truth.stdout);
+}
+
+/// It succeeded and said this; the first line that differs is told.
+#[track_caller]
+fn same_lines(told: &Ran, truth: &str) {
+    let (told, mut heading) = (told.succeeds(), "");
+    for (told, truth) in told.lines().zip(truth.lines()) {
+        assert_eq!(told, truth, "after {heading}");
+        heading = if truth.starts_with(' ') { heading } else { truth };
+    }
+    assert_eq!(told.lines().count(), truth.lines().count());
 }
 
 #[test]
@@ -58,7 +69,7 @@ fn getaddrinfo_says_what_it_says_in_the_pod() {
     );
 }
 
-/// A pod whose first nameserver is IPv6 and whose second one is not there.
+/// A pod with a nameserver of each family, asked in turn.
 const OTHER_NAMESERVERS: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -67,7 +78,7 @@ spec:
   terminationGracePeriodSeconds: 1
   dnsPolicy: None
   dnsConfig:
-    nameservers: ["fd00:10:96::a", "10.244.255.77", "10.96.0.10"]
+    nameservers: ["fd00:10:96::a", "10.96.0.10"]
     searches: [default.svc.cluster.local, test]
     options: [{name: ndots, value: "2"}, {name: timeout, value: "1"}, {name: attempts, value: "1"}, {name: rotate}]
   hostAliases: [{ip: 10.9.8.7, hostnames: [aliased.example]}]
@@ -86,9 +97,9 @@ fn a_pods_own_nameservers_options_and_host_aliases_are_taken() {
     let (_folder, binary) = built(laptop, "resolv");
     let oracle = PodNetwork::find(cluster, laptop, sandbox.namespace(), "app=other").unwrap();
     let truth = ran(&mut oracle.command(&binary).unwrap());
-    truth.says(&["_res: 3 nameservers, ndots 2, retrans 1, retry 1, options 42c0"]);
+    truth.says(&["_res: 2 nameservers, ndots 2, retrans 1, retry 1, options 42c0"]);
     let place = ["--namespace", sandbox.namespace(), "--pod", "other"];
-    case.tp(place, [&binary]).prints(&truth.stdout);
+    same_lines(&case.tp(place, [&binary]), &truth.stdout);
     case.tp(place, ["getent", "ahostsv4", "aliased.example"]).says(&["10.9.8.7"]);
 }
 
@@ -115,11 +126,9 @@ fn the_laptops_own_resolvers_are_not_asked() {
         command.args(["--user", "--map-current-user", "--keep-caps", "--mount", PYTHON, "-c", &source]);
         ran(command.args(words))
     };
-    fake(&["getent", "hosts", "nowhere.test"]).exits(2).complains(&[]);
-    assert!(
-        !fake(&["getent", "ahosts", "localhost"]).stdout.contains("/run/nscd/socket 0"),
-        "the fake is no nscd"
-    );
+    let without = fake(&["getent", "ahosts", "localhost"]);
+    without.says(&["/run/nscd/socket "]);
+    assert!(!without.stdout.contains("/run/nscd/socket 0"), "nobody asks the fake: {without}");
     let program = "import errno, socket
 print(socket.gethostbyname('db-0.db').count('.'), socket.getnameinfo(('10.96.0.10', 80), 0)[0])
 for path in '/var/run/nscd/socket', '/run/systemd/resolve/io.systemd.Resolve':

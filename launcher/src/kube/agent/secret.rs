@@ -12,9 +12,9 @@ use sha2::Sha256;
 
 const LENGTH: usize = 32;
 
-/// What agents understand: raised with every command that they learn, so that a lingering agent of an older tp, which knows
-/// less, is not found but replaced.
-const REVISION: u8 = 1;
+/// What agents know: raised whenever they learn something, so that a lingering agent of an older tp, which knows less, is
+/// not found but replaced.
+const REVISION: u8 = 2;
 
 /// The secret of this user on this machine.
 pub struct Secret([u8; LENGTH]);
