@@ -119,7 +119,7 @@ pub fn load_own_images(layout: &Layout, binaries: &Binaries) -> Result<(), Error
 }
 
 /// Imports the image that `make` makes of `program`, unless the one there was made of the same program.
-fn import(
+pub(crate) fn import(
     layout: &Layout,
     name: &str,
     program: &Path,

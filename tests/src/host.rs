@@ -43,6 +43,10 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/javac", "default-jdk-headless"),
     need("mvn", "maven"),
     need("/bin/nc.openbsd", "netcat-openbsd"),
+    need("/usr/bin/redis-cli", "redis-tools"),
+    need("/usr/bin/psql", "postgresql-client"),
+    need("/usr/bin/ssh", "openssh-client"),
+    need("/usr/bin/git", "git"),
     need("/usr/bin/dig", "dnsutils"),
     need("/usr/bin/microsocks", "microsocks"),
     // What the benches compare with.

@@ -75,6 +75,23 @@ impl Image {
         self.file(path, 0o755, &contents)
     }
 
+    /// Adds a folder of this machine with all files below it; links become what they lead to.
+    pub fn folder(&mut self, path: &str, source: &Path) -> Result<(), Error> {
+        let mut entries: Vec<_> = fs::read_dir(source)
+            .and_then(Iterator::collect::<Result<_, _>>)
+            .map_err(Error::file("list", source))?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let (source, path) = (entry.path(), format!("{path}/{}", entry.file_name().to_string_lossy()));
+            if source.is_dir() {
+                self.folder(&path, &source)?;
+            } else {
+                self.program(&path, &source)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) -> Result<(), Error> {
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);

@@ -28,6 +28,7 @@ pub mod pki;
 pub mod pod_network;
 pub mod run;
 pub mod sandbox;
+pub mod servers;
 pub mod shim_build;
 pub mod target;
 pub mod workload;

@@ -1,4 +1,4 @@
-//! Packages of PyPI, npm and Maven Central that cases run: installed once, by the registries' own clients, into the cache.
+//! Packages of PyPI, npm, Maven Central and Debian that cases run: installed once, by the registries' own clients, into the cache.
 //!
 //! The laptop has no way to a registry, and its user may not read the caller's own packages; so the harness installs
 //! them as the caller, into a folder that everybody can read, under a name made of what was asked for. A list of
@@ -62,6 +62,21 @@ pub fn maven(files: &[(&str, &str)], goals: &[&str]) -> Result<PathBuf, Error> {
         maven.args(["-B", "-q", "-f"]).arg(project.path().join("pom.xml"));
         maven.arg(format!("-Dmaven.repo.local={}", folder.display())).args(goals);
         maven
+    })
+}
+
+/// The files of these Debian packages, as they lie below `/`. Nothing is installed on this machine: no daemon starts, no
+/// user is made. `apt-get` must have been told its indexes, which [`crate::host::require_packages`] sees to.
+///
+/// # Errors
+/// If a package cannot be had or unpacked.
+pub fn debian(packages: &[&str]) -> Result<PathBuf, Error> {
+    installed("debian", packages, |folder| {
+        let mut shell = Command::new("sh");
+        let script = "cd \"$0\" && (apt-get download -q \"$@\" || { apt-get update -q && apt-get download -q \"$@\"; }) &&
+                      for package in *.deb; do dpkg-deb -x \"$package\" . && rm \"$package\" || exit; done";
+        shell.args(["-c", script]).arg(folder).args(packages);
+        shell
     })
 }
 
