@@ -175,6 +175,17 @@ pub fn app(name: &str) -> PathBuf {
     layout::sources("apps").join(name)
 }
 
+/// `apps/NAME.c`, built where the laptop's user can run it, for as long as the folder is kept.
+#[must_use]
+pub fn built(laptop: &Laptop, name: &str) -> (Folder, String) {
+    let folder = Folder::new(laptop);
+    let binary = folder.file(name);
+    let mut compiler = Command::new("/usr/bin/gcc");
+    compiler.args(["-O1", "-Wall", "-Werror", "-pthread", "-o", &binary]);
+    ran(compiler.arg(app(&format!("{name}.c"))).arg("-lresolv")).succeeds();
+    (folder, binary)
+}
+
 /// A program that ended.
 #[derive(Debug)]
 pub struct Ran {

@@ -1,23 +1,8 @@
 //! DNS: raw messages, resolv.conf and hosts are the pod's, for programs and libraries that resolve by themselves.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
-use std::process::Command;
-
-use tp_tests::case::{Folder, PYTHON, Ran, app, ran};
-use tp_tests::{Case, Laptop, PodNetwork, Sandbox, Target};
-
-/// A program of `apps/`, built where the laptop's user can run it.
-fn built(laptop: &Laptop, name: &str) -> (Folder, String) {
-    let folder = Folder::new(laptop);
-    let binary = folder.file(name);
-    let mut compiler = Command::new("/usr/bin/gcc");
-    compiler
-        .args(["-Wall", "-Werror", "-pthread", "-o", &binary])
-        .arg(app(&format!("{name}.c")))
-        .arg("-lresolv");
-    ran(&mut compiler).succeeds();
-    (folder, binary)
-}
+use tp_tests::case::{PYTHON, Ran, app, built, ran};
+use tp_tests::{Case, PodNetwork, Sandbox, Target};
 
 /// What a program of `apps/` says must be what it says in the pod's own network.
 fn says_what_it_says_in_the_pod(name: &str, the_oracle_must_say: &[&str]) {
