@@ -16,6 +16,8 @@
 //! Invariants: a shim may believe in a relay for ten seconds after the last answer (`shim/src/relays.rs`), and a relay
 //! lives longer than that; a flow whose stream stalls drops datagrams, and neither buffers without bound nor keeps others
 //! waiting.
+//!
+//! Loopback belongs to all users of the machine: another user who finds a shared relay's port can send to its destination.
 
 mod carry;
 mod keep;
@@ -260,6 +262,11 @@ impl Used {
         Self { since: Instant::now(), at: Default::default() }
     }
 
+    #[cfg(test)]
+    fn ago(idle: Duration) -> Self {
+        Self { since: Instant::now() - idle, at: Default::default() }
+    }
+
     fn touch(&self) {
         self.at.store(self.age_in_ms(), std::sync::atomic::Ordering::Relaxed);
     }
@@ -277,3 +284,6 @@ impl Used {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use crate::pod::datagrams::{Arrived, Datagrams, Incoming, append};
 /// Bytes that wait for a flow's stream, as many as a kernel would hold for a socket (net.core.wmem_default) and a
 /// bit; further datagrams are dropped.
 const QUEUE_MAX: usize = 256 * 1024;
-/// How long a flow that failed swallows datagrams before the next one is tried.
+/// How old a flow that failed becomes, in which it swallows datagrams, before the next one is tried.
 const DEAF: Duration = Duration::from_secs(1);
 
 /// A flow.
@@ -95,6 +95,11 @@ impl Flow {
         self.ended.cancelled().await;
     }
 
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queue().records.len()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +142,7 @@ impl Flow {
     }
 
     /// Returns when the flow was not used for long enough.
-    async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         let limit = if self.relay.destination.port() == DNS_PORT { DNS_IDLE } else { FLOW_IDLE };
         loop {
             let left = limit.saturating_sub(self.used.idle());
@@ -164,11 +169,10 @@ impl Flows {
     /// Carries a flow to its end.
     pub(super) async fn carry(self: Arc<Self>, flow: Arc<Flow>) {
         let exchange = async {
-            let failed = flow.exchange(&self).await;
-            if let Err(error) = &failed {
+            if let Err(error) = flow.exchange(&self).await {
                 debug!(%error, "flow failed");
                 // An app that sends on would have a stream opened for each datagram.
-                tokio::time::sleep(DEAF).await;
+                tokio::time::sleep(DEAF.saturating_sub(flow.used.age())).await;
             }
         };
         tokio::select! {

@@ -24,19 +24,21 @@ pub(super) async fn keep(flows: Weak<Flows>) {
         let Some(flows) = flows.upgrade() else { return };
         let connected = tokio::task::spawn_blocking(connected);
         let connected = connected.await.ok().flatten();
-        flows.sweep(connected.as_ref());
+        flows.sweep(connected.as_ref(), Duration::ZERO);
     }
 }
 
 impl Flows {
-    /// Ends what has no use. `connected` are the peers of this machine's UDP sockets, if they are known.
-    pub(super) fn sweep(&self, connected: Option<&HashSet<SocketAddr>>) {
+    /// Ends what has no use, or would have none in a while if nothing happened. `connected` are the peers of this
+    /// machine's UDP sockets, if they are known.
+    pub(super) fn sweep(&self, connected: Option<&HashSet<SocketAddr>>, in_a_while: Duration) {
         let mut state = self.state();
         let flowing: HashSet<SocketAddr> = state.flows.keys().map(|(relay, _)| *relay).collect();
         let useless = |relay: &&Arc<Relay>| match relay.owner {
-            None => relay.used.idle() > RELAY_KEPT && !flowing.contains(&relay.at),
+            None => relay.used.idle() + in_a_while > RELAY_KEPT && !flowing.contains(&relay.at),
             Some(_) => {
-                relay.used.age() > CONNECTING && connected.is_some_and(|peers| !peers.contains(&relay.at))
+                relay.used.age() + in_a_while > CONNECTING
+                    && connected.is_some_and(|peers| !peers.contains(&relay.at))
             }
         };
         let useless: Vec<_> = state.relays.values().filter(useless).cloned().collect();
@@ -49,7 +51,7 @@ impl Flows {
     }
 }
 
-fn connected() -> Option<HashSet<SocketAddr>> {
+pub(super) fn connected() -> Option<HashSet<SocketAddr>> {
     let v4 = procfs::net::udp().ok()?;
     // A machine without IPv6 has no such file.
     let v6 = procfs::net::udp6().unwrap_or_default();
