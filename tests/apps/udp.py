@@ -1,6 +1,7 @@
 """Datagrams in numbers, and what programs do with event loops: `udp.py WHAT`."""
 
 import asyncio
+import ctypes
 import errno
 import os
 import random
@@ -171,6 +172,21 @@ def orphan():
 
 def fresh():
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def closed_to_others():
+    """A process that no other may look into (ssh-agent is one) is told of a refused port all the same."""
+    set_dumpable = 4
+    assert ctypes.CDLL(None).prctl(set_dumpable, 0, 0, 0, 0) == 0
+    refused = socket.getaddrinfo("refuse", 80, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+    with fresh() as client:
+        client.connect(refused)
+        try:
+            for _ in range(PATIENCE * 20):
+                client.send(b"x")
+                time.sleep(0.05)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
 
 
 def last_words():

@@ -104,6 +104,56 @@ fn pythons_event_loop_sends_receives_and_is_told_of_a_refused_port() {
     udp(&Case::new(), &["loop"]).prints("True\nTrue\nECONNREFUSED");
 }
 
+#[test]
+fn a_process_that_nobody_may_look_into_is_told_of_a_refused_port_as_well() {
+    udp(&Case::new(), &["closed_to_others"]).prints("ECONNREFUSED");
+}
+
+/// Steps: one program sends and receives in rounds under `tp run` and without it, traced: after the first round the
+/// system calls are the same. (It has two destinations: beside a connected socket, others that send to the same one look
+/// at their own peer first.)
+#[test]
+fn the_data_path_has_no_system_call_of_its_own() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("strace, as the laptop's user") else { return };
+    let folder = Folder::new(laptop);
+    let program = build(&folder, "udp_rounds");
+    let traced = |trace: &str, words: Vec<&str>| {
+        let strace = ["strace", "-f", "-qq", "-e", "trace=all", "-e", "signal=none", "-o", trace];
+        [strace.to_vec(), vec![program.as_str()], words]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let calls = |trace: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(trace).unwrap();
+        let calls = text.lines().filter_map(|line| line.split_once(' ')?.1.trim().split_once('('));
+        let calls: Vec<_> = calls.map(|(name, _)| name.to_owned()).collect();
+        // `getpid` marks the rounds.
+        let marks: Vec<_> = calls.iter().enumerate().filter(|(_, name)| *name == "getpid").collect();
+        assert_eq!(marks.len(), 2, "{text}");
+        calls[marks[0].0..marks[1].0].to_vec()
+    };
+    let (with, without) = (folder.file("with"), folder.file("without"));
+    case.web(traced(&with, vec!["udp-echo", "udp-echo", "7"])).prints("100");
+    let mut server =
+        Running::start(laptop.command(PYTHON).unwrap().args(["-u", "-c", ECHO_SERVER]).stdin(Stdio::null()));
+    let mut said = BufReader::new(server.child.stdout.take().unwrap());
+    let mut port = String::new();
+    said.read_line(&mut port).unwrap();
+    let words = traced(&without, vec!["127.0.0.1", "::1", port.trim()]);
+    ran(laptop.command(&words[0]).unwrap().args(&words[1..])).prints("100");
+    killpg(server.pid(), Signal::SIGKILL).unwrap();
+    server.child.wait().unwrap();
+    assert_eq!(calls(&with), calls(&without));
+}
+
+const ECHO_SERVER: &str = "import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); server.bind(('::', 0))
+server.settimeout(60); print(server.getsockname()[1])
+while True: server.sendto(*server.recvfrom(9999))";
+
 /// Steps: plain questions, with EDNS and a long answer, to the pod's nameserver, named and not.
 #[test]
 fn dig_asks_by_datagrams() {
