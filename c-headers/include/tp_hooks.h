@@ -90,7 +90,8 @@ TP_HOOK(_IO_popen, exec, "the same function, as some libraries call it")
 TP_HOOK(_IO_proc_open, exec, "its half, as some libraries call it")
 TP_HOOK(wordexp, exec, "as system, for command substitutions")
 
-TP_HOOK(dlopen, dlopen, "a library bound to libc by RTLD_DEEPBIND would call past every hook: without that flag")
-TP_HOOK(dlmopen, dlopen, "a namespace of its own has another libc and no preload: refused")
+TP_HOOK(dlopen, loader, "a library bound to libc by RTLD_DEEPBIND would call past every hook: without that flag")
+TP_HOOK(dlmopen, loader, "a namespace of its own has another libc and no preload: refused")
+TP_HOOK(dlsym, loader, "a function out of libc's own handle is the hook of it")
 
 TP_HOOK(__asan_default_options, sanitizer, "AddressSanitizer accepts a library that is loaded before it")

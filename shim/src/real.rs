@@ -18,11 +18,46 @@ use libc::{
 /// Marks a function that this libc does not have, so that it is looked for once.
 static MISSING: u8 = 0;
 
+/// The original dlsym: the shim has one of its own, which its own calls find first. An older version of the same
+/// function is found without dlsym.
+pub(crate) fn dlsym_itself() -> *mut c_void {
+    static PLACE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+    let known = PLACE.load(Ordering::Acquire);
+    if !known.is_null() {
+        return known;
+    }
+    let version = if cfg!(target_arch = "x86_64") { c"GLIBC_2.2.5" } else { c"GLIBC_2.17" };
+    // SAFETY: both are strings that end with NUL.
+    let found = unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) };
+    let found = core::hint::black_box(found);
+    PLACE.store(found, Ordering::Release);
+    found
+}
+
+/// dlsym(3).
+///
+/// # Safety
+/// As for the libc function of that name.
+pub(crate) unsafe fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    let itself = dlsym_itself();
+    if itself.is_null() {
+        return itself;
+    }
+    // SAFETY: this is dlsym's type.
+    let original = unsafe {
+        core::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void>(
+            itself,
+        )
+    };
+    // SAFETY: the caller's promise. It must not be a tail call: see `find`.
+    core::hint::black_box(unsafe { original(handle, name) })
+}
+
 /// dlsym takes "next" from its return address: it must return to this object, so it must never be a tail call.
 #[inline(never)]
 fn find(place: &AtomicPtr<c_void>, name: *const c_char) -> *mut c_void {
     // SAFETY: `name` is a string that ends with NUL.
-    let mut found = core::hint::black_box(unsafe { libc::dlsym(libc::RTLD_NEXT, name) });
+    let mut found = unsafe { dlsym(libc::RTLD_NEXT, name) };
     if found.is_null() {
         found = (&raw const MISSING).cast_mut().cast();
     }

@@ -2,7 +2,11 @@
 //! code are its own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
-use tp_tests::case::{PYTHON, fed, python, ran};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use tp_tests::case::{Folder, LIMIT, PYTHON, Running, fed, python, ran};
 use tp_tests::{Case, packages};
 
 const BACKEND: &str = "service=backend\n";
@@ -138,10 +142,39 @@ fn a_server_of_the_developer_is_reached_as_ever() {
          kill $server"
     );
     let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
-    let folder = tp_tests::case::Folder::new(laptop);
+    let folder = Folder::new(laptop);
     let _log = folder.write("log", "", 0o600);
     let path = folder.path().display().to_string();
     case.web(["sh", "-c", &script, &path]).prints("200 127.0.0.1 200");
+}
+
+/// Steps: a program under tp listens at a Unix socket and for its debugger; the laptop's own programs, and others under
+/// tp, reach both.
+#[test]
+fn unix_sockets_and_a_debuggers_port_stay_the_laptops() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the laptop's own loopback") else { return };
+    let folder = Folder::new(laptop);
+    let socket = folder.file("socket");
+    let script =
+        "require('http').createServer((_, answer) => answer.end('by path')).listen(process.argv[1], () => {
+            require('inspector').open(0, '127.0.0.1');
+            console.log(require('inspector').url().match(/:[0-9]+/)[0]);
+        })";
+    let mut server = case.web_command(["/usr/bin/node", "-e", script, &socket]);
+    let mut running = Running::start(server.stdin(Stdio::null()));
+    let mut port = String::new();
+    BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let debugger = format!("http://127.0.0.1{}/json/version", port.trim());
+    for words in
+        [["curl", "-sS", "-g", &debugger].as_slice(), &["curl", "-sS", "--unix-socket", &socket, "http://x/"]]
+    {
+        let plain = ran(laptop.command(words[0]).unwrap().args(&words[1..]));
+        case.web(words).prints(plain.succeeds());
+        assert!(plain.stdout.contains("node.js") || plain.stdout == "by path", "{plain}");
+    }
+    kill(running.pid(), Signal::SIGTERM).unwrap();
+    running.ends_within(LIMIT);
 }
 
 #[test]
@@ -167,7 +200,7 @@ fn node_programs_reach_services_and_keep_their_connections() {
 fn java_programs_reach_services_and_get_the_exceptions_that_tell_why_not() {
     let case = Case::new();
     let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
-    let folder = tp_tests::case::Folder::new(laptop);
+    let folder = Folder::new(laptop);
     let source = std::fs::read_to_string(tp_tests::case::app("Clients.java")).unwrap();
     let source = folder.write("Clients.java", &source, 0o644);
     let path = folder.path().display().to_string();
@@ -187,7 +220,7 @@ fn java_programs_reach_services_and_get_the_exceptions_that_tell_why_not() {
 fn the_log_has_a_line_for_what_became_of_each_connection() {
     let case = Case::new();
     let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
-    let folder = tp_tests::case::Folder::new(laptop);
+    let folder = Folder::new(laptop);
     let log = folder.file("tp.log");
     let script = "curl -sS4 http://backend/ >/dev/null; curl -sS4 http://refuse/ 2>/dev/null; true";
     case.tp(["--deployment", "web", "--log-file", &log], ["sh", "-c", script]).prints("");

@@ -28,7 +28,8 @@ fn preloading(launcher: &FakeLauncher, program: &Path, preload: &Path, first: bo
 }
 
 /// Steps: a library is loaded in each way, by a name that only the caller's own search path finds; its connect is
-/// carried. With `RTLD_DEEPBIND` it would have been libc's own, in a namespace of its own another libc's.
+/// carried. With `RTLD_DEEPBIND`, or out of libc's own handle, it would have been libc's; in a namespace of its own,
+/// another libc's.
 #[test]
 fn a_library_that_is_loaded_late_is_hooked_or_not_loaded() {
     let launcher = launcher();
@@ -37,6 +38,11 @@ fn a_library_that_is_loaded_late_is_hooked_or_not_loaded() {
     for how in ["now", "local", "deep", "base"] {
         let said = succeeded(launcher.command(&program).args([how, "libtp-late.so"]));
         assert_eq!(said, "reached\n", "{how}");
+    }
+    for symbol in ["handle", "first", "main"] {
+        let mut command = launcher.command(&program);
+        command.args(["now", "libtp-late.so"]).env("SYMBOL", symbol);
+        assert_eq!(succeeded(&mut command), "reached\n", "{symbol}");
     }
     let output = launcher.command(&program).args(["new", "libtp-late.so"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

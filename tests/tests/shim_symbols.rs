@@ -17,7 +17,8 @@ const IMPORTS: &[&str] = &[
     "bcmp",
     // By the vDSO: no system call.
     "clock_gettime",
-    "dlsym",
+    "dladdr",
+    "dlvsym",
     "environ",
     "free",
     "freeaddrinfo",
