@@ -8,7 +8,7 @@
 
 /// First four bytes of every message. It changes with the layout, so that a shim of another version is refused
 /// instead of misread.
-pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x01");
+pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x02");
 
 /// No message is longer than this many bytes.
 pub const MESSAGE_MAX: usize = 4096;
@@ -141,6 +141,8 @@ pub enum Answer<'a> {
     Addresses {
         /// Canonical name; empty where there is none.
         canonical: &'a [u8],
+        /// The names that led there, each with a NUL after it.
+        aliases: &'a [u8],
         /// The addresses, most preferred first.
         addresses: AddressList<'a>,
     },
@@ -322,8 +324,10 @@ impl<'a> Answer<'a> {
                 writer.address(address)?;
                 kind::PEER_IS
             }
-            Answer::Addresses { canonical, addresses } => {
+            Answer::Addresses { canonical, aliases, addresses } => {
                 writer.short_name(canonical)?;
+                writer.bytes(&u16::try_from(aliases.len()).ok()?.to_ne_bytes())?;
+                writer.bytes(aliases)?;
                 writer.bytes(addresses.0)?;
                 kind::ADDRESSES
             }
@@ -368,7 +372,9 @@ impl<'a> Answer<'a> {
             kind::ADDRESSES => {
                 let length = usize::from(body.u8()?);
                 let canonical = body.take(length)?;
-                Answer::Addresses { canonical, addresses: body.addresses(body.0.len())? }
+                let length = usize::from(u16::from_ne_bytes(body.array()?));
+                let aliases = body.names(length)?;
+                Answer::Addresses { canonical, aliases, addresses: body.addresses(body.0.len())? }
             }
             kind::FAILED => Answer::Failed(body.i32()?),
             kind::NAME => Answer::Name(body.name()?),
@@ -529,14 +535,17 @@ impl<'a> Reader<'a> {
         Some(AddressList(bytes))
     }
 
+    /// Names with a NUL after each.
+    fn names(&mut self, length: usize) -> Option<&'a [u8]> {
+        let names = self.take(length)?;
+        names.last().is_none_or(|last| *last == 0).then_some(names)
+    }
+
     fn resolver(&mut self) -> Option<Resolver<'a>> {
         let options = u32::from_ne_bytes(self.array()?);
         let [timeout, attempts, ndots, nameservers] = self.array()?;
         let nameservers = self.addresses(usize::from(nameservers).checked_mul(ADDRESS_LEN)?)?;
-        let search = self.take(self.0.len())?;
-        if search.last().is_some_and(|last| *last != 0) {
-            return None;
-        }
+        let search = self.names(self.0.len())?;
         Some(Resolver { options, timeout, attempts, ndots, nameservers, search })
     }
 
@@ -591,8 +600,12 @@ mod tests {
             Answer::Errno(111),
             Answer::Park(V4),
             Answer::Peer(V6),
-            Answer::Addresses { canonical: b"backend.default.svc.cluster.local", addresses },
-            Answer::Addresses { canonical: b"", addresses: AddressList::new(&[]) },
+            Answer::Addresses {
+                canonical: b"backend.default.svc.cluster.local",
+                aliases: b"a\0bc\0",
+                addresses,
+            },
+            Answer::Addresses { canonical: b"", aliases: b"", addresses: AddressList::new(&[]) },
             Answer::Failed(errno_of_a_missing_name()),
             Answer::Name(b"kubernetes.default.svc.cluster.local"),
             Answer::Resolver(Resolver {
@@ -625,8 +638,11 @@ mod tests {
         for _ in 0..ADDRESSES_MAX {
             at = put_address(&mut list, at, V6).unwrap();
         }
-        let answer =
-            Answer::Addresses { canonical: &[b'a'; NAME_MAX], addresses: AddressList::new(&list[..at]) };
+        let answer = Answer::Addresses {
+            canonical: &[b'a'; NAME_MAX],
+            aliases: b"",
+            addresses: AddressList::new(&list[..at]),
+        };
         assert!(answer.encode(&mut [0; MESSAGE_MAX]).is_some());
     }
 

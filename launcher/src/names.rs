@@ -148,7 +148,7 @@ mod tests {
     const BOTH: Want = Want { v4: true, v6: true, configured: false };
 
     fn found(ttl: Duration) -> Result<Found, LookupError> {
-        Ok(Found { addresses: vec![[10, 96, 0, 1].into()], canonical: "a.".into(), ttl })
+        Ok(Found { addresses: vec![[10, 96, 0, 1].into()], canonical: "a.".into(), aliases: Vec::new(), ttl })
     }
 
     #[tokio::test]

@@ -84,6 +84,8 @@ pub struct Found {
     pub addresses: Vec<IpAddr>,
     /// The name that the addresses belong to, at the end of all aliases.
     pub canonical: String,
+    /// The names that led there, in order.
+    pub aliases: Vec<String>,
     /// How long this may be kept.
     pub ttl: Duration,
 }

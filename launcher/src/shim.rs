@@ -28,8 +28,8 @@ use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
 use tp_abi::errno::{code, eai};
 use tp_abi::wire::{
-    self, ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question,
-    WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
+    self, ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, HEADER_LEN, Ip, MESSAGE_MAX, NAME_MAX,
+    Question, WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
 };
 use tracing::{debug, warn};
 
@@ -45,6 +45,8 @@ use crate::sys;
 
 /// A shim sends its question at once; a peer that does not is no shim.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of aliases in one answer: what the most addresses and the longest name leave of a message.
+const ALIASES_MAX: usize = MESSAGE_MAX - HEADER_LEN - NAME_MAX - 3 - ADDRESSES_MAX * ADDRESS_LEN;
 /// Questions answered at one time; further ones wait in the socket's backlog.
 const AT_ONCE: usize = 4096;
 
@@ -330,14 +332,31 @@ async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Optio
             for ip in found.addresses.iter().take(ADDRESSES_MAX) {
                 end = put_address(&mut list, end, to_wire(SocketAddr::new(*ip, 0)))?;
             }
-            let canonical = found.canonical.as_bytes();
-            let canonical = if canonical.len() <= NAME_MAX { canonical } else { name.as_bytes() };
-            Answer::Addresses { canonical, addresses: AddressList::new(list.get(..end)?) }.encode(reply)
+            let canonical = as_spelled(&found.canonical, name);
+            let canonical = if canonical.len() <= NAME_MAX { &canonical } else { name };
+            let mut aliases = Vec::new();
+            for alias in found.aliases.iter().map(|alias| as_spelled(alias, name)) {
+                // They share the message with the addresses, which go first.
+                if aliases.len() + alias.len() < ALIASES_MAX {
+                    aliases.extend(alias.bytes().chain([0]));
+                }
+            }
+            let (canonical, addresses) = (canonical.as_bytes(), AddressList::new(list.get(..end)?));
+            Answer::Addresses { canonical, aliases: &aliases, addresses }.encode(reply)
         }
         Err(error) => {
             debug!(name, %error, "lookup failed");
             Answer::Failed(error.eai).encode(reply)
         }
+    }
+}
+
+/// A name that a nameserver gave for `asked`, with the program's own capitals: nameservers give a question back as it was
+/// spelled, and questions are asked once for all spellings.
+fn as_spelled(given: &str, asked: &str) -> String {
+    match given.split_at_checked(asked.len()) {
+        Some((start, rest)) if start.eq_ignore_ascii_case(asked) => format!("{asked}{rest}"),
+        _ => given.to_owned(),
     }
 }
 

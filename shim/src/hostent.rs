@@ -12,6 +12,8 @@ use core::ptr;
 pub(crate) struct Host<'a, A> {
     /// The official name, without a NUL.
     pub(crate) name: &'a [u8],
+    /// Its other names, each with a NUL after it.
+    pub(crate) aliases: &'a [u8],
     /// `AF_INET` or `AF_INET6`.
     pub(crate) family: c_int,
     /// Bytes of one address: 4 or 16.
@@ -28,11 +30,13 @@ where
     const POINTER: usize = size_of::<*mut c_char>();
     let count = host.addresses.clone().count();
     let skipped = room.as_ptr().align_offset(POINTER);
-    // The addresses' pointers, their null, and the null that is the whole list of aliases.
-    let pointers = count.checked_add(2)?;
+    let others_count = host.aliases.iter().filter(|byte| **byte == 0).count();
+    // The addresses' pointers and their null, the aliases' and theirs.
+    let pointers = count.checked_add(others_count)?.checked_add(2)?;
     let (array, text) = room.get_mut(skipped..)?.split_at_mut_checked(pointers.checked_mul(POINTER)?)?;
-    let (places, name) = text.split_at_mut_checked(count.checked_mul(host.address_len)?)?;
-    let name = name.get_mut(..host.name.len().checked_add(1)?)?;
+    let (places, names) = text.split_at_mut_checked(count.checked_mul(host.address_len)?)?;
+    let (name, others) = names.split_at_mut_checked(host.name.len().checked_add(1)?)?;
+    let others = others.get_mut(..host.aliases.len())?;
     for (to, from) in name.iter_mut().zip(host.name.iter().chain(&[0])) {
         *to = *from;
     }
@@ -48,11 +52,20 @@ where
             at = at.add(1);
         }
     }
-    // SAFETY: two places are left after the addresses'.
+    for (to, from) in others.iter_mut().zip(host.aliases) {
+        *to = *from;
+    }
+    // SAFETY: `others_count + 2` places are left after the addresses'.
     let aliases = unsafe {
         at.write(ptr::null_mut());
-        at.add(1).write(ptr::null_mut());
-        at.add(1)
+        let aliases = at.add(1);
+        at = aliases;
+        for alias in others.split_inclusive_mut(|byte| *byte == 0).take(others_count) {
+            at.write(alias.as_mut_ptr().cast());
+            at = at.add(1);
+        }
+        at.write(ptr::null_mut());
+        aliases
     };
     entry.h_name = name.as_mut_ptr().cast();
     entry.h_aliases = aliases;
@@ -79,6 +92,7 @@ mod tests {
         let addresses = [[1; 16], [2; 16], [3; 16]];
         let host = Host {
             name: b"backend.default",
+            aliases: b"db\0",
             family: libc::AF_INET,
             address_len: 4,
             addresses: addresses.into_iter(),
@@ -95,7 +109,8 @@ mod tests {
         // SAFETY: just laid out.
         unsafe {
             assert_eq!(CStr::from_ptr(entry.h_name).to_bytes(), b"backend.default");
-            assert!((*entry.h_aliases).is_null());
+            assert_eq!(CStr::from_ptr(*entry.h_aliases).to_bytes(), b"db");
+            assert!((*entry.h_aliases.add(1)).is_null());
             for number in 1..=3 {
                 let address = *entry.h_addr_list.add(number - 1);
                 assert_eq!(*address.cast::<[u8; 4]>(), [u8::try_from(number).unwrap(); 4]);
@@ -110,7 +125,7 @@ mod tests {
         let mut room = [u64::from_ne_bytes([0xaa; 8]); 32];
         // SAFETY: bytes of an array of integers.
         let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<u8>(), 256) };
-        let enough = 5 * size_of::<usize>() + 3 * 4 + b"backend.default\0".len();
+        let enough = 6 * size_of::<usize>() + 3 * 4 + b"backend.default\0db\0".len();
         assert!(laid_out(&mut room[..enough]).is_some());
         assert!(room[enough..].iter().all(|byte| *byte == 0xaa));
         for length in 0..enough {

@@ -1,6 +1,7 @@
 /* Writes one message of each fixed kind to standard output, as tp_wire.h has them. */
 #include "tp_wire.h"
 #include <stdio.h>
+#include <string.h>
 
 static const struct tp_address v4 = {.family = 4, .port = 80, .ip = {10, 96, 0, 7}};
 static const struct tp_address v6 = {.family = 6, .port = 443, .scope = 3, .ip = {0xfd, [15] = 9}};
@@ -15,7 +16,9 @@ int main(void) {
   struct tp_connect connect = {.cookie = 7, .asked = v6, .v6_socket = 1};
   struct tp_cookie cookie = {9};
   int32_t refused = 111, unknown = -2;
-  struct { uint8_t length, name[4]; struct tp_address list[2]; } addresses = {4, "name", {v4, v6}};
+  struct { uint8_t length, name[4], aliases[2], alias[6]; struct tp_address list[2]; } addresses = {
+      4, "name", {0}, "alias", {v4, v6}};
+  memcpy(addresses.aliases, &(uint16_t){6}, 2);
   message(TP_CONNECT, &connect, offsetof(struct tp_connect, v6_socket) + 1);
   message(TP_PEER, &cookie, sizeof cookie);
   message(TP_WHY, &cookie, sizeof cookie);
@@ -34,9 +37,9 @@ int main(void) {
   message(TP_PARK, &v4, sizeof v4);
   message(TP_PEER_IS, &v6, sizeof v6);
   /* The list is not aligned in a message, and is in the struct. */
-  struct tp_header header = {TP_MAGIC, TP_ADDRESSES, 5 + sizeof addresses.list};
+  struct tp_header header = {TP_MAGIC, TP_ADDRESSES, 13 + sizeof addresses.list};
   fwrite(&header, sizeof header, 1, stdout);
-  fwrite(&addresses, 5, 1, stdout);
+  fwrite(&addresses, 13, 1, stdout);
   fwrite(addresses.list, sizeof addresses.list, 1, stdout);
   message(TP_FAILED, &unknown, 4);
   message(TP_NAME, "backend", 7);

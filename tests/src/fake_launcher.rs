@@ -346,6 +346,7 @@ impl Shared {
                 match state.names.get(&name) {
                     Some(Name::Is(canonical, addresses)) => Answer::Addresses {
                         canonical: canonical.as_bytes(),
+                        aliases: b"",
                         addresses: put(list, addresses, want),
                     },
                     Some(Name::Fails(error)) => Answer::Failed(*error),

@@ -54,6 +54,37 @@ fn getaddrinfo_says_what_it_says_in_the_pod() {
     );
 }
 
+#[test]
+fn the_older_functions_and_getnameinfo_say_what_they_say_in_the_pod() {
+    says_what_it_says_in_the_pod(
+        "hostent",
+        &[
+            "  alias external.default.svc.cluster.local",
+            "gethostbyname BackEnd: BackEnd.default.svc.cluster.local",
+            "getnameinfo 1: 0 10.96.0.10 domain",
+        ],
+    );
+}
+
+#[test]
+fn getent_says_what_it_says_in_the_pod() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let oracle = PodNetwork::find(cluster, laptop, "default", "app=web").unwrap();
+    let script = "for name in backend headless alias.test external v6only outside.test nowhere 10.96.0.10; do
+        for database in hosts ahosts ahostsv4 ahostsv6; do getent $database $name; echo $database $name $?; done; done";
+    let truth = ran(oracle.command("sh").unwrap().args(["-c", script]));
+    truth.says(&["192.0.2.80", "ahosts nowhere 2"]);
+    same_lines(&case.shell(script), &truth.stdout);
+}
+
+#[test]
+fn a_question_that_nobody_answers_is_in_the_way_of_no_other() {
+    let case = Case::new();
+    case.python("slow_dns", &[]).prints("answers of 95 bytes; 0 silent ones ended before them");
+}
+
 /// A pod with a nameserver of each family, asked in turn.
 const OTHER_NAMESERVERS: &str = r#"
 apiVersion: v1
@@ -130,9 +161,23 @@ for path in '/var/run/nscd/socket', '/run/systemd/resolve/io.systemd.Resolve':
 }
 
 #[test]
-fn dig_asks_the_clusters_nameserver_over_tcp() {
+fn dig_asks_the_clusters_nameserver_by_udp_and_tcp() {
+    for transport in ["+notcp", "+tcp"] {
+        every_type_by(transport);
+    }
     let case = Case::new();
-    let dig = |words: &[&str]| case.web([&["dig", "+tcp", "+short", "+time=5"], words].concat());
+    let by = |transport| format!("SERVER: 10.96.0.10#53(10.96.0.10) ({transport})");
+    case.web(["dig", "+tcp", "nowhere.test"]).says(&["status: NXDOMAIN", &by("TCP")]);
+    case.web(["dig", "nowhere.test"]).says(&["status: NXDOMAIN", &by("UDP")]);
+    // 1.5 kB: too much without EDNS and for its usual size, and not for a larger one.
+    case.web(["dig", "+noedns", "+ignore", "many.test", "TXT"]).says(&[" tc ", &by("UDP")]);
+    case.web(["dig", "many.test", "TXT"]).says(&["ANSWER: 6", &by("TCP")]);
+    case.web(["dig", "+bufsize=4096", "many.test", "TXT"]).says(&["ANSWER: 6", &by("UDP")]);
+}
+
+fn every_type_by(transport: &str) {
+    let case = Case::new();
+    let dig = |words: &[&str]| case.web([&["dig", transport, "+short"], words].concat());
     let service = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIPs[*]}"]);
     let (v4, v6) = service.split_once(' ').unwrap();
     dig(&["+search", "backend", "A"]).prints(v4);
@@ -142,12 +187,44 @@ fn dig_asks_the_clusters_nameserver_over_tcp() {
     dig(&["mail.test", "MX"]).prints("10 outside.test.");
     dig(&["alias.test", "CNAME"]).prints("backend.default.svc.cluster.local.");
     dig(&["-x", "10.96.0.10"]).prints("kube-dns.kube-system.svc.cluster.local.");
-    dig(&["test", "ANY"]).prints("");
-    case.web(["dig", "+tcp", "nowhere.test"])
-        .says(&["status: NXDOMAIN", "SERVER: 10.96.0.10#53(10.96.0.10) (TCP)"]);
-    case.web(["nslookup", "-vc", "backend"]).says(&["Name:\tbackend.default.svc.cluster.local", v4, v6]);
-    case.web(["host", "-T", "backend"])
-        .says(&[&format!("backend.default.svc.cluster.local has address {v4}")]);
+}
+
+#[test]
+fn nslookup_host_and_node_find_the_clusters_records() {
+    let case = Case::new();
+    let service = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIPs[*]}"]);
+    let (v4, v6) = service.split_once(' ').unwrap();
+    let name = "backend.default.svc.cluster.local";
+    for options in [&["nslookup"][..], &["nslookup", "-vc"]] {
+        case.web([options, &["backend"]].concat()).says(&[&format!("Name:\t{name}"), v4, v6]);
+    }
+    for options in [&["host"][..], &["host", "-T"]] {
+        let address = [format!("{name} has address {v4}"), format!("{name} has IPv6 address {v6}")];
+        case.web([options, &["backend"]].concat()).says(&[&address[0], &address[1]]);
+    }
+    // c-ares: it reads resolv.conf and sends by itself.
+    let program = "const dns = require('dns').promises;
+        (async () => {
+            console.log(dns.getServers(), await dns.resolveSrv('_web._tcp.test'), await dns.resolveTxt('text.test'));
+            console.log(await dns.resolve4(process.argv[1]), await dns.resolve6(process.argv[1]), await dns.resolveMx('mail.test'));
+            console.log(await dns.lookup('backend', {all: true, verbatim: true}), await dns.reverse('10.96.0.10'));
+            await dns.resolve4('nowhere.test').catch(error => console.log(error.code));
+        })();";
+    let program = program.replace("console.log(", "say(").replace(
+        "const dns",
+        "const say = (...all) => all.forEach(one => console.log(JSON.stringify(one))); const dns",
+    );
+    case.web(["node", "-e", &program, name]).prints(&format!(
+        "[\"10.96.0.10\"]
+[{{\"name\":\"outside.test\",\"port\":8080,\"priority\":1,\"weight\":2}}]
+[[\"first string\",\"second string\"]]
+[\"{v4}\"]
+[\"{v6}\"]
+[{{\"exchange\":\"outside.test\",\"priority\":10}}]
+[{{\"address\":\"{v6}\",\"family\":6}},{{\"address\":\"{v4}\",\"family\":4}}]
+[\"kube-dns.kube-system.svc.cluster.local\"]
+\"ENOTFOUND\""
+    ));
 }
 
 #[test]

@@ -21,7 +21,12 @@ pub(super) async fn lookup(name: String, want: Want) -> Result<Found, LookupErro
         };
         let flags = libc::AI_CANONNAME | if want.configured { libc::AI_ADDRCONFIG } else { 0 };
         let hints = AddrInfoHints { address, socktype: SockType::Stream.into(), flags, protocol: 0 };
-        let mut found = Found { addresses: Vec::new(), canonical: name.clone(), ttl: Duration::ZERO };
+        let mut found = Found {
+            addresses: Vec::new(),
+            canonical: name.clone(),
+            aliases: Vec::new(),
+            ttl: Duration::ZERO,
+        };
         for info in dns_lookup::getaddrinfo(Some(&name), None, Some(hints)).map_err(failure)? {
             let info = info.map_err(LookupError::passing)?;
             found.addresses.push(info.sockaddr.ip());

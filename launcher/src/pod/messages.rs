@@ -19,6 +19,7 @@ use super::{Found, LookupError};
 pub fn addresses(messages: &[Vec<u8>]) -> Result<Found, LookupError> {
     let mut addresses = Vec::new();
     let mut canonical = None;
+    let mut aliases = Vec::new();
     let mut ttl = None;
     let mut failure: Option<LookupError> = None;
     for bytes in messages {
@@ -30,7 +31,11 @@ pub fn addresses(messages: &[Vec<u8>]) -> Result<Found, LookupError> {
             let address = match &record.data {
                 RData::A(a) => IpAddr::V4(a.0),
                 RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
-                _ => {
+                data => {
+                    let alias = undotted(record.name.to_utf8());
+                    if matches!(data, RData::CNAME(_)) && !aliases.contains(&alias) {
+                        aliases.push(alias);
+                    }
                     shorten(&mut ttl, record.ttl);
                     continue;
                 }
@@ -53,11 +58,8 @@ pub fn addresses(messages: &[Vec<u8>]) -> Result<Found, LookupError> {
     // An answer for one family beside a failure that may pass for the other must not be kept.
     let passing = failure.is_some_and(|failure| failure.eai == eai::AGAIN);
     let ttl = if passing { 0 } else { ttl.unwrap_or(0) };
-    let mut canonical = canonical.unwrap_or_default();
-    if canonical.ends_with('.') {
-        canonical.pop();
-    }
-    Ok(Found { addresses, canonical, ttl: Duration::from_secs(u64::from(ttl)) })
+    let canonical = undotted(canonical.unwrap_or_default());
+    Ok(Found { addresses, canonical, aliases, ttl: Duration::from_secs(u64::from(ttl)) })
 }
 
 /// Orders `addresses` as `order` has them, 16 bytes an address, IPv4 as v4-mapped; those that it has not come last.
@@ -73,6 +75,13 @@ pub fn order(addresses: &mut [IpAddr], order: &[u8]) {
 
 fn shorten(ttl: &mut Option<u32>, other: u32) {
     *ttl = Some(ttl.map_or(other, |ttl| ttl.min(other)));
+}
+
+fn undotted(mut name: String) -> String {
+    if name.ends_with('.') {
+        name.pop();
+    }
+    name
 }
 
 fn weight(eai: i32) -> u8 {
@@ -141,7 +150,7 @@ mod tests {
         ];
         let found = addresses(&[message(ResponseCode::NoError, answers, vec![])]).unwrap();
         assert_eq!(found.addresses, [IpAddr::from([10, 96, 0, 9])]);
-        assert_eq!(found.canonical, "backend");
+        assert_eq!((found.canonical.as_str(), found.aliases), ("backend", vec!["external".to_owned()]));
         assert_eq!(found.ttl, Duration::from_secs(5));
     }
 

@@ -216,7 +216,12 @@ impl ProxyPod {
                 address
             }
         };
-        Ok(Found { addresses: vec![address.into()], canonical: name, ttl: Duration::from_secs(3600) })
+        Ok(Found {
+            addresses: vec![address.into()],
+            canonical: name,
+            aliases: Vec::new(),
+            ttl: Duration::from_secs(3600),
+        })
     }
 }
 
@@ -263,9 +268,12 @@ impl Pod for ProxyPod {
             };
             match reply.bound {
                 Target::Ip(address) if reply.code == 0 => match address.ip() {
-                    ip if (ip.is_ipv4() && want.v4) || (ip.is_ipv6() && want.v6) => {
-                        Ok(Found { addresses: vec![ip], canonical: name, ttl: RESOLVE_TTL })
-                    }
+                    ip if (ip.is_ipv4() && want.v4) || (ip.is_ipv6() && want.v6) => Ok(Found {
+                        addresses: vec![ip],
+                        canonical: name,
+                        aliases: Vec::new(),
+                        ttl: RESOLVE_TTL,
+                    }),
                     _ => Err(LookupError {
                         eai: eai::NODATA,
                         ttl: RESOLVE_TTL,

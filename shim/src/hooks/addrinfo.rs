@@ -32,8 +32,8 @@ const ANSWERED: c_int = libc::AI_CANONNAME | libc::AI_ADDRCONFIG | libc::AI_V4MA
 
 /// What became of a lookup.
 pub(super) enum Outcome<'r> {
-    /// The canonical name, empty where there is none, and the addresses.
-    Found(&'r [u8], AddressList<'r>),
+    /// The canonical name, empty where there is none; its aliases, each with a NUL; and the addresses.
+    Found(&'r [u8], &'r [u8], AddressList<'r>),
     /// This `EAI_*`.
     Failed(c_int),
     /// The name is libc's to find.
@@ -51,7 +51,9 @@ pub(super) fn lookup<'r>(
         return Outcome::Failed(eai::NONAME);
     }
     let outcome = match ask(config, &Question::Lookup { want, name }, None, room) {
-        Ok(Answer::Addresses { canonical, addresses }) => Outcome::Found(canonical, addresses),
+        Ok(Answer::Addresses { canonical, aliases, addresses }) => {
+            Outcome::Found(canonical, aliases, addresses)
+        }
         Ok(Answer::Failed(error)) if error < 0 => Outcome::Failed(error),
         Ok(Answer::Pass) => Outcome::Pass,
         Ok(_) => Outcome::Failed(eai::FAIL),
@@ -159,7 +161,7 @@ impl Call {
             Outcome::Pass => original(),
             Outcome::Failed(error) => error,
             // SAFETY: the caller's promise.
-            Outcome::Found(canonical, addresses) => unsafe {
+            Outcome::Found(canonical, _, addresses) => unsafe {
                 let canonical = if canonical.is_empty() { name } else { canonical };
                 match self.list(&mut list, canonical, addresses) {
                     0 => {
@@ -245,7 +247,7 @@ pub(super) fn loopback(room: &mut [u8; MESSAGE_MAX]) -> Outcome<'_> {
     let v6 = Address { ip: Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), ..v4 };
     let end = tp_abi::wire::put_address(room, 0, v6).and_then(|at| tp_abi::wire::put_address(room, at, v4));
     match end.and_then(|end| room.get(..end)) {
-        Some(bytes) => Outcome::Found(&[], AddressList::new(bytes)),
+        Some(bytes) => Outcome::Found(&[], &[], AddressList::new(bytes)),
         None => Outcome::Failed(eai::FAIL),
     }
 }

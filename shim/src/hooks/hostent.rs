@@ -64,16 +64,19 @@ unsafe fn by_name(
     };
     // SAFETY: the caller's promise.
     let (text, number) = unsafe { (CStr::from_ptr(name).to_bytes(), is_number(name)) };
-    if number || text.is_empty() {
+    if number {
         return Err(Trouble::Pass);
+    }
+    if text.is_empty() {
+        return Err(Trouble::Host(host::NO_RECOVERY));
     }
     let mut message = [0; MESSAGE_MAX];
     let outcome = match whose(text) {
         Whose::Loopback => loopback(&mut message),
         Whose::Node | Whose::Launcher => lookup(config, want, text, &mut message),
     };
-    let (canonical, addresses) = match outcome {
-        Outcome::Found(canonical, addresses) => (canonical, addresses),
+    let (canonical, aliases, addresses) = match outcome {
+        Outcome::Found(canonical, aliases, addresses) => (canonical, aliases, addresses),
         Outcome::Failed(error) => return Err(Trouble::Host(host::from_eai(error))),
         Outcome::Pass => return Err(Trouble::Pass),
     };
@@ -86,7 +89,7 @@ unsafe fn by_name(
         return Err(Trouble::Host(host::from_eai(eai::NODATA)));
     }
     let name = if canonical.is_empty() { text } else { canonical };
-    lay_out(&Host { name, family, address_len, addresses }, room, entry).ok_or(Trouble::TooSmall)
+    lay_out(&Host { name, aliases, family, address_len, addresses }, room, entry).ok_or(Trouble::TooSmall)
 }
 
 /// # Safety
@@ -95,7 +98,7 @@ unsafe fn by_address(
     config: &Config,
     address: *const c_void,
     length: socklen_t,
-    family: c_int,
+    mut family: c_int,
     entry: &mut hostent,
     room: &mut [u8],
 ) -> Result<(), Trouble> {
@@ -109,8 +112,15 @@ unsafe fn by_address(
         }
         (libc::AF_INET6, 16) => {
             // SAFETY: as above.
-            let ip = unsafe { address.cast::<[u8; 16]>().read() };
-            (unmapped(ip), ip, 16)
+            let bytes = unsafe { address.cast::<[u8; 16]>().read() };
+            match unmapped(bytes) {
+                // As libc's resolver does: the answer is IPv4's.
+                Ip::V4([a, b, c, d]) => {
+                    family = libc::AF_INET;
+                    (Ip::V4([a, b, c, d]), [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 4)
+                }
+                ip @ Ip::V6(_) => (ip, bytes, 16),
+            }
         }
         _ => return Err(Trouble::Pass),
     };
@@ -124,7 +134,8 @@ unsafe fn by_address(
         Named::Pass => return Err(Trouble::Pass),
     };
     let addresses = core::iter::once(bytes);
-    lay_out(&Host { name, family, address_len, addresses }, room, entry).ok_or(Trouble::TooSmall)
+    lay_out(&Host { name, aliases: &[], family, address_len, addresses }, room, entry)
+        .ok_or(Trouble::TooSmall)
 }
 
 /// Where a reentrant call wants its result.
@@ -161,9 +172,7 @@ impl Caller {
             Err(Trouble::Pass) => return original(),
             Err(Trouble::TooSmall) => (ptr::null_mut(), host::INTERNAL, libc::ERANGE),
             Err(Trouble::Host(again @ host::TRY_AGAIN)) => (ptr::null_mut(), again, libc::EAGAIN),
-            Err(Trouble::Host(bad @ (host::NO_RECOVERY | host::INTERNAL))) => {
-                (ptr::null_mut(), bad, libc::EIO)
-            }
+            Err(Trouble::Host(bad @ host::INTERNAL)) => (ptr::null_mut(), bad, libc::EIO),
             Err(Trouble::Host(unknown)) => (ptr::null_mut(), unknown, 0),
         };
         // SAFETY: the caller's promise.
