@@ -53,10 +53,14 @@ pub mod reply {
     pub const COMMAND_NOT_SUPPORTED: u8 = 7;
     /// Address type not supported.
     pub const ADDRESS_NOT_SUPPORTED: u8 = 8;
+    /// tp's own: an errno that none of the others means is sent with this bit. RFC 1928 assigns nothing above 8, and Linux
+    /// errno values of sockets are below 128.
+    pub const ERRNO: u8 = 0x80;
 }
 
 /// The errno that a program gets for a SOCKS reply. A code that names no cause becomes `EHOSTUNREACH`: the dial
-/// failed, and it was not the far end that refused.
+/// failed, and it was not the far end that refused. Codes with [`reply::ERRNO`] are for the agent's replies alone: Tor's
+/// servers mean something else by them.
 #[must_use]
 pub const fn from_reply(code: u8) -> i32 {
     match code {
@@ -65,6 +69,7 @@ pub const fn from_reply(code: u8) -> i32 {
         reply::NETWORK_UNREACHABLE => code::ENETUNREACH,
         reply::CONNECTION_REFUSED => code::ECONNREFUSED,
         reply::TTL_EXPIRED => code::ETIMEDOUT,
+        own if own > reply::ERRNO => (own ^ reply::ERRNO) as i32,
         _ => code::EHOSTUNREACH,
     }
 }
@@ -74,11 +79,12 @@ pub const fn from_reply(code: u8) -> i32 {
 pub const fn to_reply(errno: i32) -> u8 {
     match errno {
         0 => reply::SUCCEEDED,
-        code::EACCES | code::EPERM => reply::NOT_ALLOWED,
-        code::ENETUNREACH | code::ENETDOWN => reply::NETWORK_UNREACHABLE,
+        code::EACCES => reply::NOT_ALLOWED,
+        code::ENETUNREACH => reply::NETWORK_UNREACHABLE,
         code::EHOSTUNREACH => reply::HOST_UNREACHABLE,
-        code::ECONNREFUSED | code::ECONNRESET => reply::CONNECTION_REFUSED,
+        code::ECONNREFUSED => reply::CONNECTION_REFUSED,
         code::ETIMEDOUT => reply::TTL_EXPIRED,
+        1..=127 => reply::ERRNO | errno as u8,
         _ => reply::GENERAL_FAILURE,
     }
 }
@@ -138,11 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn an_errno_that_socks_can_name_comes_back_as_itself() {
-        for errno in
-            [0, code::EACCES, code::ENETUNREACH, code::EHOSTUNREACH, code::ECONNREFUSED, code::ETIMEDOUT]
-        {
+    fn every_errno_of_a_socket_comes_back_as_itself() {
+        for errno in 0..128 {
             assert_eq!(from_reply(to_reply(errno)), errno);
+        }
+        for (errno, code) in [(code::EACCES, 2), (code::ENETUNREACH, 3), (code::EHOSTUNREACH, 4)] {
+            assert_eq!(to_reply(errno), code, "what RFC 1928 has a word for is said with it");
         }
     }
 

@@ -168,6 +168,34 @@ def timed_out(family, at):
         yield said + [echo(client, at["backend"])]
 
 
+def by_its_own_clock(family, at):
+    """TCP_USER_TIMEOUT and TCP_SYNCNT (tcp(7)) have the kernel give up before the pod's does."""
+    for name, value in ((18, 300), (7, 1)):
+        with socket.socket(family) as client:
+            client.setsockopt(socket.IPPROTO_TCP, name, value)
+            said = [name, connect(client, at["blackhole"]), masks(client), error_of(client)]
+            yield said + [connect(client, at["backend"]), echo(client, at["backend"])]
+
+
+def with_options(family, at):
+    """Options that a program sets before it connects, and that have no say in where it gets to."""
+    level, none = (41, 76) if family == socket.AF_INET6 else (0, 50)
+    options = [
+        (socket.IPPROTO_TCP, 30, 1),  # TCP_FASTOPEN_CONNECT
+        (0, 24, 1),  # IP_BIND_ADDRESS_NO_PORT
+        (level, none, 0),  # no IP_UNICAST_IF
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
+        (socket.SOL_SOCKET, 62, 0),  # no SO_BINDTOIFINDEX
+    ]
+    for which in options:
+        with socket.socket(family) as client:
+            client.setsockopt(*which)
+            if which[1] == 24:
+                client.bind(("", 0))
+            yield [which, connect(client, at["backend"]), echo(client, at["backend"])]
+
+
 def interrupted(family, at):
     for restarts in (False, True):
         signal.signal(signal.SIGALRM, lambda *_: None)
@@ -281,6 +309,8 @@ STEPS = [
     used_before_open,
     from_next_door,
     timed_out,
+    by_its_own_clock,
+    with_options,
     interrupted,
     two_threads,
     shared,

@@ -231,7 +231,10 @@ impl Pod for ProxyPod {
             let request = Request::new(Command::Connect, self.target(target));
             match self.ask(&request).await {
                 Ok((reply, stream)) if reply.code == 0 => Ok(Box::new(stream) as Stream),
-                Ok((reply, _)) => Err(DialError::from_reply(reply.code)),
+                Ok((reply, _)) => Err(DialError::from_reply(match reply.code {
+                    code if code < reply::ERRNO => code,
+                    _not_the_agents => reply::GENERAL_FAILURE,
+                })),
                 Err(error) => Err(std::io::Error::from(error).into()),
             }
         }
