@@ -67,19 +67,23 @@ fn goes(message: &[u8]) -> bool {
         Some((libc::IPPROTO_IP, libc::IP_PKTINFO)) => {
             // ipi_ifindex, then ipi_spec_dst.
             let (interface, address) = (body.first_chunk(), body.get(4..).and_then(<[u8]>::first_chunk::<4>));
-            ours(interface) && matches!(address, Some([127, ..] | [0, 0, 0, 0]))
+            is_loopback(interface) && matches!(address, Some([127, ..] | [0, 0, 0, 0]))
         }
-        Some((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)) => {
-            let address = body.first_chunk::<16>().map(|address| u128::from_be_bytes(*address));
-            let mapped = matches!(address, Some(mapped) if mapped >> 24 == 0x00ff_ff7f);
-            let interface = body.get(16..).and_then(<[u8]>::first_chunk);
-            ours(interface) && (mapped || matches!(address, Some(0 | 1)))
-        }
+        Some((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)) => is_loopbacks_v6(body),
         _ => true,
     }
 }
 
-fn ours(interface: Option<&[u8; 4]>) -> bool {
+/// Does this `in6_pktinfo` name no interface and address, or those of loopback?
+pub(crate) fn is_loopbacks_v6(info: &[u8]) -> bool {
+    let address = info.first_chunk::<16>().map(|address| u128::from_be_bytes(*address));
+    let mapped = matches!(address, Some(mapped) if mapped >> 24 == 0x00ff_ff7f);
+    let interface = info.get(16..).and_then(<[u8]>::first_chunk);
+    is_loopback(interface) && (mapped || matches!(address, Some(0 | 1)))
+}
+
+/// Is this interface loopback, or none in particular?
+pub(crate) fn is_loopback(interface: Option<&[u8; 4]>) -> bool {
     matches!(interface.map(|index| u32::from_ne_bytes(*index)), Some(0 | LO))
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import selectors
@@ -172,6 +173,45 @@ def orphan():
 
 def fresh():
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def by_a_card():
+    """Sockets that were told to use a network card, or bound to its addresses."""
+    index, card = next((index, name) for index, name in socket.if_nameindex() if name != "lo")
+    bind_to_index, unicast_if, unicast_if_v6 = 62, 50, 76
+    told = [
+        (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, card.encode()),
+        (socket.SOL_SOCKET, bind_to_index, struct.pack("i", index)),
+        (socket.IPPROTO_IP, unicast_if, struct.pack(">i", index)),
+        (socket.IPPROTO_IPV6, unicast_if_v6, struct.pack(">i", index)),
+        (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("16xi", index)),
+    ]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        address = echo(family)
+        for option in told[:3] if family == socket.AF_INET else told:
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.settimeout(10)
+                client.setsockopt(*option)
+                print(option[1], exchange(client, b"by a card", address))
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.bind((address_of(card, family), 0))
+            print("bound", exchange(client, b"bound", address))
+
+
+def address_of(card, family):
+    if family == socket.AF_INET6:
+        with open("/proc/net/if_inet6") as lines:
+            found = [line.split() for line in lines]
+        return next(
+            socket.inet_ntop(family, bytes.fromhex(address))
+            for address, _, _, scope, _, name in found
+            if name == card and scope == "00"
+        )
+    with fresh() as client:
+        tell_address = 0x8915
+        told = fcntl.ioctl(client.fileno(), tell_address, struct.pack("256s", card.encode()))
+        return socket.inet_ntoa(told[20:24])
 
 
 def closed_to_others():

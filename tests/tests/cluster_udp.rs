@@ -105,6 +105,13 @@ fn pythons_event_loop_sends_receives_and_is_told_of_a_refused_port() {
 }
 
 #[test]
+fn sockets_that_were_told_to_use_a_network_card_reach_the_cluster_all_the_same() {
+    let right =
+        "25 True\n62 True\n50 True\nbound True\n25 True\n62 True\n50 True\n76 True\n50 True\nbound True";
+    udp(&Case::new(), &["by_a_card"]).prints(right);
+}
+
+#[test]
 fn a_process_that_nobody_may_look_into_is_told_of_a_refused_port_as_well() {
     udp(&Case::new(), &["closed_to_others"]).prints("ECONNREFUSED");
 }

@@ -7,6 +7,7 @@
 use super::connect::{bytes, cookie, facts, is_verdict, why};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
+use crate::control;
 use crate::sockaddr::{self, ROOM};
 use crate::{real, relays, sys};
 use core::ffi::{c_int, c_void};
@@ -151,6 +152,9 @@ unsafe extern "C" fn setsockopt(
     unsafe { real::setsockopt(fd, level, name, value, length) }
 }
 
+/// `SO_BINDTODEVICE` by number (socket(7) of Linux 5.1).
+const SO_BINDTOIFINDEX: c_int = 62;
+
 /// Options that would keep a socket from its park or its relay, and that a program can do without. Fast open sends no
 /// SYN until there is data (tcp(7)); a device other than `lo` has no way to loopback (socket(7)), and packets bound to one
 /// would leave by it, addressed to 127.84.80.2.
@@ -159,6 +163,8 @@ fn unfit(level: c_int, name: c_int, value: &[u8]) -> bool {
         (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
         | (libc::IPPROTO_IP, libc::IP_UNICAST_IF)
         | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF) => true,
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => !control::is_loopbacks_v6(value),
+        (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => !control::is_loopback(value.first_chunk()),
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
             !matches!(value.split(|byte| *byte == 0).next(), None | Some(b"" | b"lo"))
         }
