@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,6 +59,22 @@ int main(int count, char **arguments) {
   if (IS("posix_spawn")) {
     error = posix_spawn(&pid, file, NULL, NULL, child, wiped);
     return error ? error : wait_for(pid);
+  }
+  if (IS("posix_spawn chdir") || IS("posix_spawn fchdir")) {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    char *folder = strndup(file, base - file), relative[256];
+    snprintf(relative, sizeof relative, "./%s", base);
+    posix_spawn_file_actions_addopen(&actions, 9, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addchdir_np(&actions, IS("posix_spawn chdir") ? folder : "/");
+    if (IS("posix_spawn fchdir")) posix_spawn_file_actions_addfchdir_np(&actions, open(folder, O_RDONLY | O_CLOEXEC));
+    error = posix_spawn(&pid, relative, &actions, NULL, child, wiped);
+    return error ? error : wait_for(pid);
+  }
+  if (IS("execve full")) {
+    struct rlimit none = {3, 3};
+    setrlimit(RLIMIT_NOFILE, &none);
+    execve(file, child, wiped);
   }
   setenv("PATH", path, 1);
   if (IS("execvp")) execvp(base, child);

@@ -21,6 +21,8 @@ const BY_PATH: &[&str] = &[
     "execle long",
     "vfork",
     "posix_spawn",
+    "posix_spawn chdir",
+    "posix_spawn fchdir",
 ];
 const BY_NAME: &[&str] = &["execvp", "execvpe", "execlp", "posix_spawnp"];
 
@@ -72,6 +74,16 @@ fn a_forbidden_program_is_not_started() {
     }
 }
 
+/// Steps: a program that has no descriptor left to ask with starts another; nobody says that it may, so it does not.
+#[test]
+fn what_cannot_be_asked_about_is_not_started() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    let output = starting(&launcher, &program, "execve full", &program).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(nix::libc::EMFILE), &b""[..]));
+    assert_eq!(launcher.asked(), []);
+}
+
 /// Steps: what libc itself says of a file that is not there, is not executable, or is a script without `#!`, stays.
 #[test]
 fn a_start_fails_and_falls_back_as_without_the_shim() {
@@ -79,8 +91,10 @@ fn a_start_fails_and_falls_back_as_without_the_shim() {
     let program = launcher.build("exec");
     let script = launcher.folder().join("tp-script");
     std::fs::write(&script, "echo script $1\n").unwrap();
-    for variant in
-        BY_PATH.iter().chain(BY_NAME).filter(|variant| !variant.ends_with("fd") && **variant != "fexecve")
+    for variant in BY_PATH
+        .iter()
+        .chain(BY_NAME)
+        .filter(|variant| !["execveat fd", "fexecve", "posix_spawn fchdir"].contains(variant))
     {
         let missing = starting(&launcher, &program, variant, Path::new("/nowhere/at-all")).output().unwrap();
         assert_eq!(missing.status.code(), Some(2), "{variant}");

@@ -7,17 +7,18 @@
 //!
 //! Invariant: a child of vfork() may call these, so nothing but the caller's own stack is written.
 
+mod actions;
 pub(super) mod shell;
 pub(super) mod variadic;
 
 use super::fail;
-use crate::ask::{Slip, ask};
+use crate::ask::{Slip, Unanswered, ask};
 use crate::config::{self, Config};
 use crate::environment::{self, current, strings};
 use crate::note::note;
 use crate::program::{DEFAULT_PATH, PATH_MAX, search};
 use crate::real::{self, Strings};
-use crate::sys;
+use crate::sys::{self, Errno, Owned};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use tp_abi::wire::{Answer, Question};
 
@@ -38,7 +39,7 @@ impl Program {
 
     /// The launcher's errno, if it forbids the start. A file that cannot be found or opened is not forbidden: the
     /// original says what is wrong with it. Without a launcher the start goes on: the child itself fails closed, if it
-    /// will have the shim.
+    /// will have the shim. Without a descriptor to ask with, nothing starts (`EMFILE`, execve(2)).
     ///
     /// # Safety
     /// The strings must be null or end with NUL.
@@ -48,22 +49,33 @@ impl Program {
             Self::At(_, path, _) | Self::Named(path) if path.is_null() => None,
             // SAFETY: the caller's promise.
             Self::At(directory, path, flags) => unsafe {
-                let file = sys::open(directory, path.cast(), libc::O_PATH | flags).ok()?;
-                consult(config, file.fd())
+                match sys::open(directory, path.cast(), libc::O_PATH | flags) {
+                    Ok(file) => consult(config, file.fd()),
+                    Err(error) => exhausted(error),
+                }
             },
             // SAFETY: the caller's promise.
             Self::Named(file) => unsafe {
                 let path = environment::value(strings(current()), "PATH").unwrap_or(DEFAULT_PATH);
                 let found = |path: &[u8]| {
                     let path = path.as_ptr();
-                    let file = sys::open(libc::AT_FDCWD, path, libc::O_PATH).ok()?;
-                    (sys::regular(file.fd()) && sys::executable(path)).then_some(file)
+                    match sys::open(libc::AT_FDCWD, path, libc::O_PATH) {
+                        Ok(file) => (sys::regular(file.fd()) && sys::executable(path)).then_some(Ok(file)),
+                        Err(error) => exhausted(error).map(Err),
+                    }
                 };
-                let file = search(path, CStr::from_ptr(file).to_bytes(), found, &mut [0; PATH_MAX])?;
-                consult(config, file.fd())
+                match search(path, CStr::from_ptr(file).to_bytes(), found, &mut [0; PATH_MAX])? {
+                    Ok(file) => consult(config, file.fd()),
+                    Err(errno) => Some(errno),
+                }
             },
         }
     }
+}
+
+/// The errno, if it says that there is nothing left to ask with.
+fn exhausted(Errno(errno): Errno) -> Option<c_int> {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM).then_some(errno)
 }
 
 fn consult(config: &Config, file: c_int) -> Option<c_int> {
@@ -73,6 +85,7 @@ fn consult(config: &Config, file: c_int) -> Option<c_int> {
             note(config, |line| line.text(b"start forbidden"));
             Some(errno)
         }
+        Err(Unanswered::Exhausted(errno)) => Some(errno),
         // A program that changed its root may have left the launcher's socket, and the shim with it.
         Err(_) if !is_there(config) => Some(libc::EPERM),
         _ => None,
@@ -166,6 +179,39 @@ unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings
     unsafe { exec(&Program::Open(fd), environment, |with| real::fexecve(fd, arguments, with)) }
 }
 
+/// [`start`] for the functions that give an errno and look for a path where their file actions lead; `searched` says
+/// whether they look in `PATH`.
+///
+/// # Safety
+/// As for [`start`], and for `actions` as for [`actions::folder`].
+unsafe fn spawn(
+    file: *const c_char,
+    actions: *const c_void,
+    environment: Strings,
+    searched: bool,
+    original: impl FnOnce(Strings) -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let (folder, text) = match unsafe { (actions::folder(actions), file.is_null()) } {
+        (folder, true) => (folder, c"".to_bytes()),
+        // SAFETY: the caller's promise.
+        (folder, false) => (folder, unsafe { CStr::from_ptr(file) }.to_bytes()),
+    };
+    let folder = match folder.map_err(exhausted) {
+        Ok(folder) => folder,
+        Err(Some(errno)) => return errno,
+        // The original will say what is wrong with the folder.
+        Err(None) => None,
+    };
+    let program = if searched && !text.contains(&b'/') {
+        Program::Named(file)
+    } else {
+        Program::At(folder.as_ref().map_or(libc::AT_FDCWD, Owned::fd), file, 0)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { start(&program, environment, original) }.unwrap_or_else(|errno| errno)
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_spawn(
     pid: *mut libc::pid_t,
@@ -177,11 +223,10 @@ unsafe extern "C" fn posix_spawn(
 ) -> c_int {
     // SAFETY: the caller's promise, that of posix_spawn(3), which gives its errno.
     unsafe {
-        start(&Program::path(path), environment, |with| {
+        spawn(path, actions, environment, false, |with| {
             real::posix_spawn(pid, path, actions, attributes, arguments, with)
         })
     }
-    .unwrap_or_else(|errno| errno)
 }
 
 #[unsafe(no_mangle)]
@@ -195,9 +240,8 @@ unsafe extern "C" fn posix_spawnp(
 ) -> c_int {
     // SAFETY: the caller's promise, that of posix_spawnp(3), which gives its errno.
     unsafe {
-        start(&Program::Named(file), environment, |with| {
+        spawn(file, actions, environment, true, |with| {
             real::posix_spawnp(pid, file, actions, attributes, arguments, with)
         })
     }
-    .unwrap_or_else(|errno| errno)
 }
