@@ -64,3 +64,22 @@ fn the_data_path_has_no_system_call_that_it_has_not_without_tp() {
     assert!(without.len() > 40, "{without:?}");
     assert_eq!(with, without);
 }
+
+/// Steps: curl and a program of our own choose the laptop's device, its address or a port before they connect; they reach
+/// the cluster all the same, and nothing leaves by the device.
+#[test]
+fn a_socket_that_is_bound_to_the_laptop_reaches_the_cluster() {
+    let case = Case::new();
+    if case.laptop("a network of known devices").is_none() {
+        return;
+    }
+    let script = "device=$(ip -o link | sed -n 's/^[0-9]*: \\([^@:]*\\).*/\\1/p' | grep -vx lo | head -n 1)
+address() { ip -o \"$1\" addr show dev \"$device\" scope global | sed -n 's|.*inet6* \\([^/]*\\)/.*|\\1|p' | head -n 1; }
+fetch() { curl -sS -o /dev/null -w '%{http_code} %{local_ip}\\n' \"$@\"; }
+fetch -4 --interface \"$device\" http://backend/ | sed 's/ .*//'
+fetch -4 --interface \"$(address -4)\" http://backend/ | sed \"s/$(address -4)/the address/\"
+fetch -6 --interface \"$(address -6)\" http://backend/ | sed \"s/$(address -6)/the address/\"
+fetch -4 --local-port 40000-50000 http://backend/ | sed 's/ .*//'
+fetch -4 --tcp-fastopen http://backend/ | sed 's/ .*//'";
+    case.shell(script).prints("200\n200 the address\n200 the address\n200\n200");
+}

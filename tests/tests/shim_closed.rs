@@ -131,6 +131,7 @@ for send in (lambda s, to: s.sendto(b'x', socket.MSG_FASTOPEN, to), lambda s, to
         except OSError as e: print(e.errno)
 with socket.socket() as s:
     s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'eth0\\0')
+    s.setsockopt(socket.SOL_SOCKET, 62, max(index for index, _ in socket.if_nameindex()))
     print(s.connect_ex(('10.96.0.7', 80)))",
     );
     assert_eq!(said, format!("{}0\n", "1 b'x' ('10.96.0.7', 80)\n115\n111\n".repeat(2)));

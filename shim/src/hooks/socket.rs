@@ -141,7 +141,7 @@ unsafe extern "C" fn setsockopt(
     length: socklen_t,
 ) -> c_int {
     // SAFETY: the caller's promise: `value` has `length` bytes.
-    let unfit = || unfit(level, name, unsafe { bytes(value.cast(), length) });
+    let unfit = || unfit(fd, level, name, unsafe { bytes(value.cast(), length) });
     if config::get().is_some()
         && unfit()
         && facts(fd).is_some_and(|socket| socket.is_tcp() || socket.is_udp())
@@ -157,8 +157,9 @@ const SO_BINDTOIFINDEX: c_int = 62;
 
 /// Options that would keep a socket from its park or its relay, and that a program can do without. Fast open sends no
 /// SYN until there is data (tcp(7)); a device other than `lo` has no way to loopback (socket(7)), and packets bound to one
-/// would leave by it, addressed to 127.84.80.2.
-fn unfit(level: c_int, name: c_int, value: &[u8]) -> bool {
+/// would leave by it, addressed to 127.84.80.2. A device that is none is the kernel's to refuse: curl asks so whether
+/// something is a device or an address.
+fn unfit(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> bool {
     match (level, name) {
         (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
         | (libc::IPPROTO_IP, libc::IP_UNICAST_IF)
@@ -166,7 +167,13 @@ fn unfit(level: c_int, name: c_int, value: &[u8]) -> bool {
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => !control::is_loopbacks_v6(value),
         (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => !control::is_loopback(value.first_chunk()),
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
-            !matches!(value.split(|byte| *byte == 0).next(), None | Some(b"" | b"lo"))
+            let device = value.split(|byte| *byte == 0).next();
+            device.is_some_and(|device| !matches!(device, b"" | b"lo") && sys::is_device(fd, device))
+        }
+        // `lo` is the first device of every network namespace.
+        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => {
+            let index = value.first_chunk().map(|index| c_int::from_ne_bytes(*index));
+            index.is_some_and(|index| !matches!(index, 0 | 1) && sys::is_device_index(fd, index))
         }
         _ => false,
     }
