@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::task::noop_waker;
+use socks_proxy::files::{ENCODED_MAX, Files};
 use socks_proxy::link::frames::{self, Header};
 use socks_proxy::link::{self, Flags, TokenDigest};
 use socks_proxy::mux;
@@ -137,8 +138,16 @@ pub fn dns(data: &[u8]) {
     }
 }
 
-/// `/etc/hosts` and `/etc/resolv.conf`.
+/// `/etc/hosts` and `/etc/resolv.conf`, and how the two go over the wire.
 pub fn files(data: &[u8]) {
+    if let Some(files) = Files::decode(data) {
+        let bytes = files.encode();
+        assert!(data.starts_with(&bytes) && Files::decode(&bytes) == Some(files));
+    }
+    let halves = data.split_at(data.len() / 2);
+    let files = Files { resolv_conf: halves.0.to_vec(), hosts: halves.1.to_vec() };
+    let bytes = files.encode();
+    assert!(bytes.len() <= ENCODED_MAX && Files::decode(&bytes).is_some());
     let hosts = Hosts::parse(data);
     let settings = Settings::parse(data);
     assert!(!settings.nameservers.is_empty() && settings.attempts > 0 && !settings.timeout.is_zero());

@@ -162,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn options_are_the_bits_that_glibc_gives_them() {
+        let bits = |options: &str| Settings::parse(format!("options {options}\n").as_bytes()).glibc_options;
+        assert_eq!(bits("ndots:5"), 0);
+        // RES_USEVC, RES_ROTATE, RES_USE_EDNS0, RES_SNGLKUP, RES_TRUSTAD
+        assert_eq!(bits("use-vc rotate edns0 single-request trust-ad"), 0x0430_4008);
+    }
+
+    #[test]
     fn names_are_tried_in_glibcs_order() {
         let settings = Settings::parse(b"search a.test b.test\noptions ndots:2\n");
         assert_eq!(settings.candidates("db"), ["db.a.test", "db.b.test", "db"]);

@@ -88,6 +88,18 @@ pub(crate) fn keep_libc_from_the_network() {
     let _ = unsafe { real::__nss_configure_lookup(c"hosts".as_ptr(), c"files".as_ptr()) };
 }
 
+/// A program that says where hosts are to be looked up (`getent -s dns`) would undo that. It is told that all is well:
+/// the names that are not libc's go to the launcher in any case.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int {
+    // SAFETY: the caller's promise: a string, or null, which libc takes for none.
+    if config::get().is_some() && !database.is_null() && unsafe { CStr::from_ptr(database) } == c"hosts" {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { real::__nss_configure_lookup(database, line) }
+}
+
 /// A call's arguments, `hints` as values.
 #[derive(Clone, Copy)]
 struct Call {

@@ -7,9 +7,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::files::Files;
 use crate::limits::Limit;
 use crate::mux::{MuxStream, Opener};
-use crate::proto::{Client, Command, LOOKUP_A, LOOKUP_AAAA, Reply, Request, Step, Target};
+use crate::proto::{Client, Command, LOOKUP_A, LOOKUP_AAAA, LOOKUP_ORDERED, Reply, Request, Step, Target};
 use crate::resolve::exchange::framed;
 use crate::resolve::hosts::Hosts;
 use crate::resolve::message::{self, Head};
@@ -168,4 +169,34 @@ async fn data_sent_with_the_request_reaches_the_far_end_first() {
     let mut got = Vec::new();
     service.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, b"early late");
+}
+
+#[tokio::test]
+async fn resolver_tells_both_files() {
+    let opener = agent(&[], Limits::default()).await;
+    let (mut stream, reply) = ask(&opener, &Request::bare(Command::Resolver)).await;
+    assert_eq!(reply.code, 0);
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(Files::decode(&bytes), Some(Files::default()), "this agent's resolver has none");
+}
+
+#[tokio::test]
+async fn a_lookup_tells_the_order_behind_an_empty_message_to_who_asks_for_it() {
+    let (server, _) = Zone::of(&[("a.test", "10.0.0.1")]).serve().await;
+    let opener = agent(&[server], Limits::default()).await;
+    for (bit, frames) in [(0, 1), (LOOKUP_ORDERED, 3)] {
+        let target = Target::Name("a.test.".into(), LOOKUP_A | bit);
+        let (mut stream, reply) = ask(&opener, &Request::new(Command::Lookup, target)).await;
+        assert_eq!(reply.code, 0);
+        let mut read = Vec::new();
+        for _ in 0..frames {
+            read.push(message(&mut stream).await);
+        }
+        assert!(stream.read_u8().await.is_err(), "and nothing more");
+        if let [_, end, order] = &read[..] {
+            assert!(end.is_empty());
+            assert_eq!(*order, std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets());
+        }
+    }
 }
