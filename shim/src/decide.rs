@@ -94,6 +94,15 @@ pub(crate) const fn own(ip: Ip) -> Option<Reason> {
     }
 }
 
+/// As [`own`], of an address with its port. Clusters run a DNS cache on every node at a link-local address, which the pods'
+/// resolv.conf then names (NodeLocal DNSCache, 169.254.20.10), so nameservers are not the machine's own there.
+pub(crate) const fn stays(address: Address) -> Option<Reason> {
+    match (own(address.ip), address) {
+        (Some(Reason::LinkLocal), Address { ip: Ip::V4(_), port: 53, .. }) => None,
+        (reason, _) => reason,
+    }
+}
+
 /// Does a service of the laptop listen at this path of unix(7) that resolves names? Programs that speak to one by
 /// themselves (NSS modules, resolvectl) would get the laptop's answers; they all go on without it.
 pub(crate) fn is_name_service(path: &[u8]) -> bool {
@@ -109,7 +118,7 @@ pub(crate) fn is_name_service(path: &[u8]) -> bool {
 
 /// `connect(2)` to `to`.
 pub(crate) const fn connect(socket: Socket, to: Spelled) -> Verdict {
-    if let Some(reason) = own(to.address.ip) {
+    if let Some(reason) = stays(to.address) {
         return Verdict::Pass(reason);
     }
     let v6_spelling = to.family == libc::AF_INET6;
@@ -174,6 +183,16 @@ mod tests {
         for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP] {
             assert!(!Socket { protocol, ..TCP4 }.is_tcp());
         }
+    }
+
+    #[test]
+    fn a_nameserver_at_a_link_local_address_is_the_nodes() {
+        let at = |port| Spelled {
+            address: Address { port, ..to("169.254.20.10").address },
+            ..to("169.254.20.10")
+        };
+        assert_eq!(connect(TCP4, at(80)), Verdict::Pass(Reason::LinkLocal));
+        assert!(matches!(connect(TCP4, at(53)), Verdict::Carry { .. }));
     }
 
     #[test]

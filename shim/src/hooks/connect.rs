@@ -50,7 +50,7 @@ pub(super) unsafe fn by_gate(fd: c_int, address: *const Sockaddr, length: sockle
         };
     };
     // Before the kernel is asked about the socket: a call that stays local should cost what it did.
-    if decide::own(to.address.ip).is_some() {
+    if decide::stays(to.address).is_some() {
         return original();
     }
     let Some(socket) = facts(fd) else { return original() };

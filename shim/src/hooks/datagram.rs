@@ -59,7 +59,7 @@ impl Place {
 pub(super) fn way(config: &Config, fd: c_int, to: &[u8], flags: c_int) -> Way {
     let opens = flags & libc::MSG_FASTOPEN != 0;
     if let Some(Spelled { family, address }) = sockaddr::read(to) {
-        if decide::own(address.ip).is_some() {
+        if decide::stays(address).is_some() {
             return Way::Pass;
         }
         if !opens && let Some(known) = relays::known(address) {
