@@ -50,18 +50,22 @@ impl Names {
         let answer = match self.scope.resolver(name) {
             Resolver::Laptop => laptop::lookup(name.to_owned(), want).await.into(),
             Resolver::Pod => self.in_pod(name, want).await,
-            Resolver::PodIfInScope => {
-                let answer = self.in_pod(name, want).await;
-                match &*answer {
-                    Ok(found) if found.addresses.iter().any(|ip| self.scope.is_pods_ip(*ip)) => answer,
-                    _ => laptop::lookup(name.to_owned(), want).await.into(),
-                }
-            }
+            Resolver::PodIfInScope => match self.in_scope(&self.in_pod(name, want).await) {
+                Some(found) => Ok(found).into(),
+                None => laptop::lookup(name.to_owned(), want).await.into(),
+            },
         };
         if let Ok(found) = &*answer {
             self.scope.found(name, &found.addresses);
         }
         answer
+    }
+
+    /// What the pod found, without addresses to which connections would be the laptop's own.
+    fn in_scope(&self, answer: &Answer) -> Option<Found> {
+        let mut found = (**answer).clone().ok()?;
+        found.addresses.retain(|ip| self.scope.is_pods_ip(*ip));
+        (!found.addresses.is_empty()).then_some(found)
     }
 
     async fn in_pod(&self, name: &str, want: Want) -> Answer {

@@ -6,8 +6,8 @@
 //! program changes: the socket stays the program's own and the kernel connects it (the launcher's gate).
 //!
 //! Invariants, of every line in this crate:
-//! - no heap, no lock, no thread (but for getaddrinfo_a's), no descriptor that outlives a call, no thread-local of ours: a program may fork,
-//!   vfork, close every descriptor or call from a signal handler at any time;
+//! - no heap, no lock, no thread (but for getaddrinfo_a's), no descriptor that outlives a call, no thread-local of ours:
+//!   a program may fork, vfork, close every descriptor or call from a signal handler at any time;
 //! - no panic: proven when it links (build.rs);
 //! - what cannot be asked fails closed: a program under a dead launcher gets an errno, never the real network;
 //! - `errno` changes only when a call fails.
