@@ -75,6 +75,30 @@ fn only_what_is_named_goes_to_the_cluster() {
 }
 
 #[test]
+fn datagrams_go_where_connections_go() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("services of the laptop") else { return };
+    let echo = "import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 0))
+print(s.getsockname()[1], flush=True)
+while True: s.sendto(b'laptop', s.recvfrom(99)[1])";
+    let mut server = laptop.command(case::PYTHON).unwrap();
+    let mut server = Background::start(server.args(["-c", echo, LAPTOP])).unwrap();
+    let port = server.line().unwrap();
+    let ask = "import socket, sys
+here = sys.argv[1], int(sys.argv[2])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20)
+s.sendto(b'x', here); print(*s.recvfrom(99))
+s.connect(here); s.send(b'x'); print(s.recv(99), s.getpeername())
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20)
+s.sendto(b'pod', (socket.gethostbyname('udp-echo'), 7)); print(s.recv(99))";
+    let said = case.tp(["--deployment", "web", "--local", LAPTOP], [case::PYTHON, "-c", ask, LAPTOP, &port]);
+    let here = format!("('{LAPTOP}', {port})");
+    said.prints(&format!("b'laptop' {here}\nb'laptop' {here}\nb'pod'"));
+}
+
+#[test]
 fn a_rule_that_is_none_is_refused() {
     let case = Case::cold();
     for rule in ["http://db", "db:0", "10.0.0.0/40"] {

@@ -152,9 +152,6 @@ unsafe extern "C" fn setsockopt(
     unsafe { real::setsockopt(fd, level, name, value, length) }
 }
 
-/// `SO_BINDTODEVICE` by number (socket(7) of Linux 5.1).
-const SO_BINDTOIFINDEX: c_int = 62;
-
 /// Options that would keep a socket from its park or its relay, and that a program can do without. Fast open sends no
 /// SYN until there is data (tcp(7)); a device other than `lo` has no way to loopback (socket(7)), and packets bound to one
 /// would leave by it, addressed to 127.84.80.2. A device that is none is the kernel's to refuse: curl asks so whether
@@ -165,7 +162,6 @@ fn unfit(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> bool {
         | (libc::IPPROTO_IP, libc::IP_UNICAST_IF)
         | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF) => true,
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => !control::is_loopbacks_v6(value),
-        (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => !control::is_loopback(value.first_chunk()),
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
             let device = value.split(|byte| *byte == 0).next();
             device.is_some_and(|device| !matches!(device, b"" | b"lo") && sys::is_device(fd, device))
