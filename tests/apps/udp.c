@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/errqueue.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -188,6 +189,32 @@ static void refused(const char *what, int family, struct place to) {
   poll(&ready, 1, 10000);
   getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
   printf(", SO_ERROR %s\n", error ? strerrorname_np(error) : "0");
+  close(fd);
+
+  /* One that wants to know all (IP_RECVERR): whose datagram it was, and what was said. */
+  fd = datagrams(family);
+  int all = 1;
+  setsockopt(fd, IPPROTO_IP, IP_RECVERR, &all, sizeof all);
+  if (family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &all, sizeof all);
+  connect(fd, (void *)&to.at, to.length);
+  send(fd, sent, 1, 0);
+  ready = (struct pollfd){.fd = fd};
+  printf("%s wants all errors: poll %d", what, poll(&ready, 1, 10000));
+  char control[512];
+  struct place about = {0};
+  struct iovec part = {got, 9};
+  struct msghdr in = {.msg_name = &about.at, .msg_namelen = sizeof about.at, .msg_iov = &part, .msg_iovlen = 1};
+  in.msg_control = control;
+  in.msg_controllen = sizeof control;
+  long queued = recvmsg(fd, &in, MSG_ERRQUEUE);
+  printf(", %s", queued < 0 ? strerrorname_np(errno) : "an error is queued");
+  struct cmsghdr *header = CMSG_FIRSTHDR(&in);
+  if (header) {
+    struct sock_extended_err error;
+    memcpy(&error, CMSG_DATA(header), sizeof error);
+    printf(" about %s: %s, origin %d, type %d, code %d\n", is(to, &about.at, in.msg_namelen),
+           strerrorname_np(error.ee_errno), error.ee_origin, error.ee_type, error.ee_code);
+  }
   close(fd);
 
   /* Without a connection nobody is told. */
