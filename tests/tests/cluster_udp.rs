@@ -161,6 +161,27 @@ server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); server.bind(('::', 0
 server.settimeout(60); print(server.getsockname()[1])
 while True: server.sendto(*server.recvfrom(9999))";
 
+#[test]
+fn bash_perl_and_node_send_datagrams() {
+    let case = Case::new();
+    let bash = "exec 3<>/dev/udp/udp-echo/7; echo from bash >&3; head -c 10 <&3";
+    case.web(["bash", "-c", bash]).prints("from bash");
+    let perl = r#"$s = IO::Socket::IP->new(PeerHost => "udp-echo", PeerPort => 7, Type => SOCK_DGRAM) or die;
+        $s->send("from perl"); $s->recv($text, 100); print $text"#;
+    case.web(["perl", "-MIO::Socket::IP", "-e", perl]).prints("from perl");
+    let node = "const client = require('dgram').createSocket('udp4');
+        client.on('message', (text, from) => { console.log(`${text}`, from.port); client.close(); refused(); });
+        client.send('from node', 7, 'udp-echo');
+        function refused() {
+            const other = require('dgram').createSocket('udp6');
+            other.on('error', error => { console.log(error.code); other.close(); });
+            other.connect(80, 'refuse', () => other.send('x'));
+        }";
+    if tp_tests::fake_launcher::has_tool("/usr/bin/node") {
+        case.web(["/usr/bin/node", "-e", node]).prints("from node 7\nECONNREFUSED");
+    }
+}
+
 /// Steps: plain questions, with EDNS and a long answer, to the pod's nameserver, named and not.
 #[test]
 fn dig_asks_by_datagrams() {
