@@ -58,6 +58,20 @@ fn the_shim_exports_what_tp_hooks_h_lists_and_nothing_else() {
     assert_eq!(symbols(true), listed);
 }
 
+/// The first column of the table is the names, each in backticks.
+#[test]
+fn the_table_of_hooks_names_what_the_shim_exports_and_nothing_else() {
+    let text = include_str!("../../ARCHITECTURE.md");
+    let (_, section) = text.split_once("\n## Hooks\n").unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let rows = rows.map_while(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let names: Vec<String> =
+        rows.flat_map(str::split_whitespace).map(|name| name.trim_matches('`').to_owned()).collect();
+    let once: BTreeSet<String> = names.iter().cloned().collect();
+    assert_eq!(once.len(), names.len(), "a name is in the table twice");
+    assert_eq!(symbols(true), once);
+}
+
 #[test]
 fn the_shim_needs_no_more_than_it_may() {
     let allowed: BTreeSet<&str> = IMPORTS.iter().chain(RUNTIME).copied().collect();
