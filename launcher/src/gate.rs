@@ -214,10 +214,7 @@ impl Gate {
         }
         if let Some(Socket { attempt, asked: before, .. }) = table.sockets.get(&cookie) {
             let attempt = *attempt;
-            if *before == asked
-                && let Some(waiting) = table.waiting(attempt)
-            {
-                waiting.watched = Watched::new(asker);
+            if *before == asked && table.waiting(attempt).is_some_and(|waiting| !waiting.watched.parked) {
                 return Ok((parked, None));
             }
             table.give_up(attempt);

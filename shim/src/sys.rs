@@ -130,37 +130,27 @@ pub(crate) fn disconnect(fd: c_int) {
     let _ = unsafe { call(libc::SYS_connect, args) };
 }
 
-/// `struct ifreq` of netdevice(7): a name and, of the union behind it, the index.
-#[repr(C)]
+/// `struct ifreq` of netdevice(7): a name, and a union for what is told about it.
+#[repr(C, align(8))]
 struct Device {
     name: [u8; libc::IFNAMSIZ],
-    index: c_int,
-    rest: [u8; 20],
+    told: [u8; 24],
 }
 
 const _: () = assert!(size_of::<Device>() == size_of::<libc::ifreq>(), "what the kernel writes must fit");
 
 /// Is there a network device of this name?
 pub(crate) fn is_device(fd: c_int, name: &[u8]) -> bool {
-    let mut device = Device { name: [0; _], index: 0, rest: [0; _] };
+    let mut device = Device { name: [0; _], told: [0; _] };
     let Some(place) = device.name.get_mut(..name.len()).filter(|place| place.len() < libc::IFNAMSIZ) else {
         return false;
     };
     for (to, from) in place.iter_mut().zip(name) {
         *to = *from;
     }
-    ask_about(fd, libc::SIOCGIFINDEX, &mut device)
-}
-
-/// Is there a network device of this number?
-pub(crate) fn is_device_index(fd: c_int, index: c_int) -> bool {
-    ask_about(fd, libc::SIOCGIFNAME, &mut Device { name: [0; _], index, rest: [0; _] })
-}
-
-fn ask_about(fd: c_int, question: libc::c_ulong, device: &mut Device) -> bool {
-    let at = (&raw mut *device).expose_provenance();
+    let args = [register(fd), libc::SIOCGIFINDEX as usize, (&raw mut device).expose_provenance(), 0, 0, 0];
     // SAFETY: the kernel reads and writes one `struct ifreq`, whose size `Device` has.
-    unsafe { call(libc::SYS_ioctl, [register(fd), question as usize, at, 0, 0, 0]) }.is_ok()
+    unsafe { call(libc::SYS_ioctl, args) }.is_ok()
 }
 
 /// `getpeername(2)` into `buffer`: the length of the address.

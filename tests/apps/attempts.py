@@ -277,6 +277,10 @@ def names(family, at):
     with socket.create_connection(at["backend"][:2], PATIENCE) as client:
         client.sendall(b"GET / HTTP/1.0\r\nHost: backend\r\n\r\n")
         yield [client.getsockname()[0], client.getsockname()[1] != 0, client.getpeername()[:2] == at["backend"][:2]]
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        said = [client.getsockname()[:2], connect(client, at["backend"])]
+        said += [client.getsockname()[0], client.getsockname()[1] != 0]
+        yield ["datagrams"] + said + [client.getpeername()[:2] == at["backend"][:2], dissolve(client), client.getsockname()[0]]
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         yield ["here", client.getsockname()[0], client.getpeername() == server.getsockname()]
 

@@ -7,8 +7,26 @@ use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{ChildStdout, Stdio};
 
 use nix::sys::signal::{Signal, kill};
+use tp_abi::errno::code;
+use tp_abi::wire::{Address, Answer, Ip, MAGIC, MESSAGE_MAX, Question};
 use tp_tests::Case;
 use tp_tests::case::{LIMIT, PYTHON, Running, built, python, ran};
+
+const ASKED: Address = Address { ip: Ip::V4([10, 96, 0, 7]), port: 80, scope: 0 };
+
+fn encoded(question: &Question<'_>) -> Vec<u8> {
+    let mut room = [0; MESSAGE_MAX];
+    let length = question.encode(&mut room).unwrap();
+    room[..length].to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
 
 /// A program under tp that says something before it goes on.
 fn start(case: &Case, program: Vec<String>) -> (Running, Lines<BufReader<ChildStdout>>) {
@@ -78,7 +96,14 @@ print('again')";
 #[test]
 fn whoever_writes_to_the_launchers_socket_disturbs_nobody() {
     let case = Case::new();
-    case.python("questions", &[]).prints("random ones were answered\nHTTP/1.0 200");
+    let connect = Question::Connect { cookie: 1, asked: ASKED, v6_socket: false };
+    let ran = case.python("questions", &[&hex(&MAGIC.to_ne_bytes()), &hex(&encoded(&connect))]);
+    let mut lines = ran.succeeds().lines();
+    for _what_is_no_such_socket in 0..2 {
+        let answer = unhex(lines.next().unwrap());
+        assert_eq!(Answer::decode(&answer), Some(Answer::Errno(code::EACCES)), "{ran}");
+    }
+    assert_eq!(lines.collect::<Vec<_>>(), ["random ones were answered", "HTTP/1.0 200"], "{ran}");
 }
 
 /// Steps: the user asks the launcher by hand and is answered; root, who may enter the folder, is not.
@@ -89,19 +114,24 @@ fn a_question_of_another_user_is_not_answered() {
     let (mut running, mut lines) =
         start(&case, ["sh", "-c", "echo $TP_SOCKET; read line"].map(str::to_owned).to_vec());
     let socket = lines.next().unwrap().unwrap();
-    let ask = "import socket, struct, sys
+    let ask = "import socket, sys
 client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 client.settimeout(20)
 try:
     client.connect(sys.argv[1])
-    client.send(struct.pack('=IHHB', 0x74700001, 0x20, 1, 0))
-    print(len(client.recv(99)))
+    client.send(bytes.fromhex(sys.argv[2]))
+    print(client.recv(99).hex() or 'nothing')
 except OSError as error:
     print(type(error).__name__)";
-    let of_the_user = ran(laptop.command(PYTHON).unwrap().args(["-c", ask, &socket]));
-    of_the_user.prints("32");
-    let of_root = ran(std::process::Command::new(PYTHON).args(["-c", ask, &socket]));
-    assert!(["0", "ConnectionResetError", "BrokenPipeError"].contains(&of_root.succeeds()), "{of_root}");
+    let question = hex(&encoded(&Question::Local { v6: false }));
+    let of_the_user = ran(laptop.command(PYTHON).unwrap().args(["-c", ask, &socket, &question]));
+    let answer = unhex(of_the_user.succeeds());
+    assert!(matches!(Answer::decode(&answer), Some(Answer::Local(_))), "{of_the_user}");
+    let of_root = ran(std::process::Command::new(PYTHON).args(["-c", ask, &socket, &question]));
+    assert!(
+        ["nothing", "ConnectionResetError", "BrokenPipeError"].contains(&of_root.succeeds()),
+        "{of_root}"
+    );
     running.child.stdin.take().unwrap().write_all(b"\n").unwrap();
     running.ends_within(LIMIT).exits(0);
 }

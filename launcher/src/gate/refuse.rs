@@ -45,3 +45,53 @@ pub(super) fn standing(socket: &OwnedFd, errno: i32) -> i32 {
     let _ = socket::disconnect(socket);
     if untold { errno } else { code::ECONNABORTED }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::gate::park::Parks;
+    use crate::sys::socket::{Stage, disconnect, stage};
+
+    /// A socket on its way to a park.
+    fn waiting(parks: &Parks) -> OwnedFd {
+        let app = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        app.set_nonblocking(true).unwrap();
+        // A park that lets a packet in would let this one in.
+        app.set_ttl_v4(255).unwrap();
+        let at = parks.place(SocketAddr::from(([10, 96, 0, 7], 80)), false).unwrap();
+        assert_eq!(app.connect(&at.into()).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+        let app = OwnedFd::from(app);
+        assert_eq!(stage(&app).unwrap(), Stage::Busy);
+        app
+    }
+
+    #[test]
+    fn a_failure_is_told_once_by_the_next_connect() {
+        let app = waiting(&Parks::open().unwrap());
+        refuse(&app);
+        assert_eq!(stage(&app).unwrap(), Stage::Ended);
+        assert_eq!(standing(&app, code::EHOSTUNREACH), code::EHOSTUNREACH);
+        assert_eq!(stage(&app).unwrap(), Stage::Fresh);
+        assert_eq!(socket::take_error(&app).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_failure_that_so_error_has_told_is_an_abort_to_the_next_connect() {
+        let app = waiting(&Parks::open().unwrap());
+        refuse(&app);
+        assert_eq!(socket::take_error(&app).unwrap(), code::ECONNRESET);
+        assert_eq!(standing(&app, code::EHOSTUNREACH), code::ECONNABORTED);
+        assert_eq!(stage(&app).unwrap(), Stage::Fresh);
+    }
+
+    #[test]
+    fn a_socket_that_its_app_took_back_is_fresh() {
+        let app = waiting(&Parks::open().unwrap());
+        disconnect(&app).unwrap();
+        assert_eq!(stage(&app).unwrap(), Stage::Fresh);
+    }
+}

@@ -53,6 +53,16 @@ struct Seen {
     stage: Stage,
 }
 
+/// What a look found.
+enum Look {
+    /// No socket waits.
+    Nothing,
+    /// Those that wait are held.
+    Waiting,
+    /// There is one that nobody seems to hold, to be looked at again soon.
+    Unheld,
+}
+
 /// Looks at the sockets that wait, for as long as there is a gate. `dialing` is told of each new one.
 pub(super) async fn watch(gate: Weak<Gate>, dialing: Arc<Notify>) {
     loop {
@@ -64,10 +74,11 @@ pub(super) async fn watch(gate: Weak<Gate>, dialing: Arc<Notify>) {
             let began = Instant::now();
             // A look reads many small files, and none of the tasks here should wait for that.
             let looked = tokio::task::spawn_blocking(move || gate.look()).await;
-            if !looked.unwrap_or(false) {
-                break;
-            }
-            pause = EVERY.max(began.elapsed() * SHARE);
+            pause = match looked {
+                Ok(Look::Nothing) | Err(_) => break,
+                Ok(Look::Unheld) => EVERY,
+                Ok(Look::Waiting) => EVERY.max(began.elapsed() * SHARE),
+            };
         }
     }
 }
@@ -79,21 +90,22 @@ impl Gate {
         let mut pause = Duration::from_millis(1);
         loop {
             tokio::time::sleep(pause).await;
-            if socket::stage(app).is_ok_and(|stage| stage == Stage::Busy)
-                && let Some(waiting) = self.table().waiting(attempt)
-            {
-                waiting.watched.parked = true;
+            if socket::stage(app).is_ok_and(|stage| stage == Stage::Busy) {
+                break;
             }
-            // An app that asks anew has to be noticed anew.
             pause = EVERY.min(pause * 2);
         }
+        if let Some(waiting) = self.table().waiting(attempt) {
+            waiting.watched.parked = true;
+        }
+        std::future::pending().await
     }
 
-    /// One look at all sockets that wait; whether there are any.
-    fn look(&self) -> bool {
-        let mut seen = self.see();
+    /// One look at all sockets that wait.
+    fn look(&self) -> Look {
+        let seen = self.see();
         if seen.is_empty() {
-            return false;
+            return Look::Nothing;
         }
         let still: Vec<Held> = seen
             .iter()
@@ -101,10 +113,10 @@ impl Gate {
             .map(|seen| Held { inode: seen.inode, by: seen.watched.asker })
             .collect();
         let unheld = holders::unheld(&still);
-        for seen in &mut seen {
+        for seen in &seen {
             self.judge(seen, unheld.contains(&seen.inode));
         }
-        true
+        if unheld.is_empty() { Look::Waiting } else { Look::Unheld }
     }
 
     fn see(&self) -> Vec<Seen> {
@@ -129,7 +141,7 @@ impl Gate {
         waiting.into_iter().filter_map(see).collect()
     }
 
-    fn judge(&self, seen: &mut Seen, unheld: bool) {
+    fn judge(&self, seen: &Seen, unheld: bool) {
         let mut table = self.table();
         let Some(waiting) = table.waiting(seen.attempt) else { return };
         if seen.is_given_up() && waiting.watched.parked {

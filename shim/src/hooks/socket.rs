@@ -166,11 +166,6 @@ fn unfit(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> bool {
             let device = value.split(|byte| *byte == 0).next();
             device.is_some_and(|device| !matches!(device, b"" | b"lo") && sys::is_device(fd, device))
         }
-        // `lo` is the first device of every network namespace.
-        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => {
-            let index = value.first_chunk().map(|index| c_int::from_ne_bytes(*index));
-            index.is_some_and(|index| !matches!(index, 0 | 1) && sys::is_device_index(fd, index))
-        }
         _ => false,
     }
 }
