@@ -4,7 +4,7 @@
 //! usual names; the shim opens these instead. The `hosts` file has the laptop's own name besides, which stays the
 //! laptop's.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,18 +14,20 @@ use socks_proxy::settings::Settings;
 /// Domains that glibc's `_res` can hold (`MAXDNSRCH` of resolv.h), and bytes, each with a NUL (`defdname`).
 const SEARCH_MAX: (usize, usize) = (6, 256);
 
-/// Writes both files into the run's folder, under the names that the shim looks for.
+/// Writes both files into the run's folder, under the names that the shim looks for. Each is there whole or not at all.
 ///
 /// # Errors
 /// Those of writing.
 pub fn write(folder: &Path, files: &Files) -> io::Result<()> {
     let laptops = std::fs::read("/etc/hosts").unwrap_or_default();
     let name = nix::unistd::gethostname()?;
-    std::fs::write(folder.join(tp_abi::env::RESOLV_CONF), &files.resolv_conf)?;
-    std::fs::write(
-        folder.join(tp_abi::env::HOSTS),
-        with_own_name(&files.hosts, &laptops, name.as_encoded_bytes()),
-    )
+    let put = |name: &str, contents: &[u8]| {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(contents)?;
+        file.persist(folder.join(name)).map(drop).map_err(io::Error::from)
+    };
+    put(tp_abi::env::RESOLV_CONF, &files.resolv_conf)?;
+    put(tp_abi::env::HOSTS, &with_own_name(&files.hosts, &laptops, name.as_encoded_bytes()))
 }
 
 /// The pod's hosts, and the laptop's lines for its own name if the pod's have none for it.

@@ -4,6 +4,7 @@
 //! the command. Everything made on the laptop lives in one private folder and is removed by whatever way this ends;
 //! a run that was killed leaves its folder to the next one, which sweeps it.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::fcntl::{Flock, FlockArg};
 use socks_proxy::files::Files;
+use tokio::sync::watch;
 use tp_abi::env;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::child::{self, Signals};
 use crate::cli;
@@ -61,7 +63,9 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     };
     spinner.finish_and_clear();
     let side = opened?;
-    if let Some(files) = &side.files {
+    let mut files_rx = side.files_rx;
+    let files = files_rx.borrow_and_update().clone();
+    if let Some(files) = &files {
         resolver::write(folder.path(), files)
             .map_err(|source| Failure::Folder { path: folder.path().to_owned(), source })?;
     }
@@ -75,8 +79,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let flows = Flows::new(Arc::clone(&side.pod));
     let scope = Arc::new(Scope::new(options.local, options.only));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
-    let resolver =
-        side.files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
+    let resolver = files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
     let nameservers = Nameservers::new(Arc::clone(&side.pod));
     let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
     let answers = Answers {
@@ -97,7 +100,10 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     command.env(env::SOCKET, server.path()).env(env::SHIM, &shim);
     command.env(env::GATE, format!("{},{}", ports.0, ports.1));
     info!(program = %path.display(), "started");
-    let ended = child::run(command, signals).await;
+    let ended = tokio::select! {
+        ended = child::run(command, signals) => ended,
+        never = follow(files_rx, folder.path()) => match never {},
+    };
     tokio::join!(gate.drain(DRAIN_LIMIT), flows.drain(DRAIN_LIMIT));
     drop(server);
     drop(side.session);
@@ -110,7 +116,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
 struct Side {
     pod: Arc<dyn Pod>,
     environment: Environment,
-    files: Option<Files>,
+    files_rx: watch::Receiver<Option<Files>>,
     session: Option<Session>,
 }
 
@@ -121,7 +127,7 @@ async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) 
         return Ok(Side {
             pod: Arc::new(pod),
             environment: Environment::default(),
-            files: None,
+            files_rx: watch::channel(None).1,
             session: None,
         });
     }
@@ -129,15 +135,26 @@ async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) 
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let mut session = session::open(session_options(&options.place, installed)?, &progress).await?;
+    let session = session::open(session_options(&options.place, installed)?, &progress).await?;
     let mut environment = Environment::from_environ(&session.environ);
     environment.set(environment::POD, &session.agent.pod);
     environment.set(environment::CONTAINER, &session.container);
-    let files = session.files.take();
-    if files.is_none() {
+    let files_rx = session.files_rx.clone();
+    if files_rx.borrow().is_none() {
         info!("the agent is of an older version: programs read the laptop's own resolv.conf and hosts");
     }
-    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files, session: Some(session) })
+    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files_rx, session: Some(session) })
+}
+
+/// Has the files of the pod at hand: the next one's are others.
+async fn follow(mut files_rx: watch::Receiver<Option<Files>>, folder: &Path) -> Infallible {
+    while files_rx.changed().await.is_ok() {
+        let files = files_rx.borrow_and_update().clone();
+        if let Err(error) = files.map_or(Ok(()), |files| resolver::write(folder, &files)) {
+            warn!(%error, "the pod's resolv.conf and hosts cannot be written");
+        }
+    }
+    std::future::pending().await
 }
 
 fn session_options(place: &cli::Place, installed: &Installed) -> Result<session::Options, Failure> {

@@ -105,8 +105,8 @@ pub struct Session {
     pub container: String,
     /// The environment as the kubelet resolved it for the agent.
     pub environ: Vec<u8>,
-    /// The pod's resolv.conf and hosts; [`None`] if the agent is older than that question.
-    pub files: Option<Files>,
+    /// session --the pod's resolv.conf and hosts, after each link; none of an agent older than that question--> run
+    pub files_rx: watch::Receiver<Option<Files>>,
     keeper: JoinHandle<()>,
 }
 
@@ -135,13 +135,14 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
     let made = maker.make(progress).await?;
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.addresses);
-    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx));
+    let (files_tx, files_rx) = watch::channel(made.up.files);
+    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx));
     Ok(Session {
         pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
         container: made.container,
         environ: made.up.environ,
-        files: made.up.files,
+        files_rx,
         keeper,
     })
 }
@@ -273,6 +274,7 @@ async fn keep(
     mut driver: JoinHandle<io::Result<()>>,
     opener_tx: watch::Sender<Option<Opener>>,
     addresses_tx: watch::Sender<Vec<IpAddr>>,
+    files_tx: watch::Sender<Option<Files>>,
 ) {
     loop {
         let ended = (&mut driver).await;
@@ -288,6 +290,7 @@ async fn keep(
         tell(format_args!("the link is back, to pod {}", up.agent.pod));
         driver = up.up.driver;
         addresses_tx.send_replace(up.addresses);
+        files_tx.send_replace(up.up.files);
         opener_tx.send_replace(Some(up.up.opener));
     }
 }
