@@ -62,3 +62,14 @@ while time.monotonic() < until:
     except OSError:
         time.sleep(0.2)
 print("datagrams come back" if comes_back(datagrams, b"two", 40) else "datagrams are lost", flush=True)
+
+
+def is_lost_pods():
+    with open("/etc/hosts") as hosts:
+        return os.environ["TELEPRESENCE_POD"] in hosts.read()
+
+
+until = time.monotonic() + 40
+while is_lost_pods() and time.monotonic() < until:
+    time.sleep(0.1)
+print("hosts is the lost pod's" if is_lost_pods() else "hosts is another pod's", flush=True)
