@@ -116,16 +116,29 @@ impl FakeLauncher {
     /// Listens; nothing is scripted: every connect is refused by the pod and every name unknown.
     #[must_use]
     pub fn start() -> Self {
+        Self::listen(64, |_| {})
+    }
+
+    /// Has room for one who asks, and takes no question before [`FakeLauncher::release`].
+    #[must_use]
+    pub fn standing_still() -> Self {
+        Self::listen(0, |shared| {
+            drop(shared.changed.wait_while(shared.state(), |state| !state.released).unwrap());
+        })
+    }
+
+    fn listen(backlog: i32, before: impl FnOnce(&Shared) + Send + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener =
             socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
         bind(listener.as_raw_fd(), &UnixAddr::new(&folder.path().join("s")).unwrap()).unwrap();
-        listen(&listener, Backlog::new(64).unwrap()).unwrap();
+        listen(&listener, Backlog::new(backlog).unwrap()).unwrap();
         let shared =
             Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), gate: Gate::open() });
         let accepting = (Arc::clone(&shared), listener.try_clone().unwrap());
         thread::spawn(move || {
             let (shared, listener) = accepting;
+            before(&shared);
             // Ends when the listener is shut down.
             while let Ok(client) = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
                 // SAFETY: accept4 has just made this descriptor, and nobody else has it.

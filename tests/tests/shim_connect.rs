@@ -324,3 +324,36 @@ print(l.getsockname()[0], c.getsockname()[0], b.getsockname()[0])",
          ('0.0.0.0', 0) 10.244.0.9 True\n127.0.0.1 127.0.0.1 127.0.0.3\n"
     );
 }
+
+/// Steps: a launcher that stands still and has room for one; a hundred threads ask it, interrupted by a signal each
+/// millisecond, until none can go on; it goes on; each of them reaches the pod.
+#[test]
+fn a_full_backlog_and_signals_are_waited_out() {
+    let launcher = FakeLauncher::standing_still();
+    launcher.far(POD, Far::Echo);
+    let mut child = launcher
+        .command("/usr/bin/python3")
+        .args([
+            "-c",
+            "import signal, socket, threading
+signal.signal(signal.SIGALRM, lambda *_: None); signal.siginterrupt(signal.SIGALRM, True)
+said = []
+threads = [threading.Thread(target=lambda: said.append(socket.socket().connect_ex(('10.96.0.7', 80)))) for _ in range(100)]
+for thread in threads: thread.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); signal.setitimer(signal.ITIMER_REAL, .001, .001)
+print('asking', flush=True)
+for thread in threads: thread.join()
+print(said.count(0), flush=True)",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "asking");
+    // A moment in which signals arrive and questions wait; whatever it is too short for only makes the case easier.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(launcher.asked(), []);
+    launcher.release();
+    assert_eq!(lines.next().unwrap().unwrap(), "100");
+    assert!(child.wait().unwrap().success());
+}
