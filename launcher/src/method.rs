@@ -16,6 +16,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::sys::prctl::get_no_new_privs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use place::Place;
@@ -173,10 +175,12 @@ fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Re
     if !start.starts_with(b"\x7fELF") {
         return Ok(());
     }
-    if gains_privilege(&metadata) {
+    // On such a mount neither the bits nor the capabilities count (mount(8), nosuid).
+    let counts = !fstatvfs(&file).is_ok_and(|mount| mount.flags().contains(FsFlags::ST_NOSUID));
+    if counts && gains_privilege(&metadata) {
         return Err(refuse(Reason::SetId));
     }
-    if !geteuid().is_root() && has_capabilities(&file) {
+    if counts && !geteuid().is_root() && has_capabilities(&file) {
         return Err(refuse(Reason::Capabilities));
     }
     let harmless = metadata.uid() == 0 && HARMLESS.iter().any(|harmless| path == Path::new(harmless));
@@ -195,8 +199,13 @@ fn interpreter_of_script(start: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(std::str::from_utf8(name).ok()?))
 }
 
-/// Whether exec changes the effective user or group, which is what makes the loader distrust its environment.
+/// Whether exec changes the effective user or group, which is what makes the loader distrust its environment. It does
+/// not below a launcher that gave new privileges up (prctl(2), `PR_SET_NO_NEW_PRIVS`), as containers do; capabilities
+/// in a file make the loader distrust it even then.
 fn gains_privilege(metadata: &std::fs::Metadata) -> bool {
+    if get_no_new_privs().unwrap_or(false) {
+        return false;
+    }
     let mode = metadata.mode();
     // Without group execute permission the bit means mandatory locking (inode(7)).
     (mode & libc::S_ISUID != 0 && metadata.uid() != geteuid().as_raw())

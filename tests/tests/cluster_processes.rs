@@ -87,6 +87,29 @@ fn what_the_shim_cannot_enter_is_started_by_nobody() {
     }
 }
 
+/// Steps: tp runs where no program gains anything by its bits; a set-user-ID program is one like any other there, and
+/// one with file capabilities, which its loader distrusts all the same, is still refused.
+#[test]
+fn a_set_user_id_program_that_gains_nothing_is_entered() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("programs of the laptop's user") else { return };
+    let folder = Folder::new(laptop);
+    let _all = never_started(&folder);
+    let python = folder.file("python");
+    std::fs::copy(PYTHON, &python).unwrap();
+    chown(&python, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&python, PermissionsExt::from_mode(0o6755)).unwrap();
+    let without = |program: &[&str]| {
+        let tp = case.web_command(program);
+        let mut command = laptop.command("setpriv").unwrap();
+        ran(command.arg("--no-new-privs").arg(tp.get_program()).args(tp.get_args()))
+    };
+    let fetch = "import urllib.request; print(urllib.request.urlopen('http://backend/').read().decode())";
+    without(&[&python, "-c", fetch]).says(&[BACKEND]);
+    without(&[&folder.file("setcap")]).exits(126).complains(&["file capabilities"]);
+    case.web([&python, "-c", fetch]).exits(126).complains(&["set-user-ID"]);
+}
+
 /// In a root folder without the shim the loader would say so and go on, unhooked.
 #[test]
 fn a_program_that_changed_its_root_starts_nothing_without_the_shim() {
