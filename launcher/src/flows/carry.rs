@@ -155,11 +155,14 @@ impl Flow {
 
     async fn exchange(&self, flows: &Flows) -> Result<(), DialError> {
         let Datagrams { mut outgoing, mut incoming } = flows.pod.datagrams(self.relay.destination).await?;
-        let both = async {
-            tokio::try_join!(self.send(&mut outgoing), self.receive(&mut incoming)).map(|((), ())| ())
+        let sending = async {
+            self.send(&mut outgoing).await?;
+            // What was sent last may be answered.
+            std::future::pending().await
         };
         tokio::select! {
-            exchanged = both => exchanged,
+            ended = self.receive(&mut incoming) => ended,
+            failed = sending => failed,
             () = self.idle() => Ok(()),
         }
     }

@@ -16,9 +16,10 @@ use crate::pod::{DialError, Found, LookupError, Stream, Want};
 const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 7)), 7);
 const REFUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 8)), 7);
 const STALLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 9)), 7);
+const ENDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 11)), 7);
 const NO_WAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 7);
 
-/// Echoes, refuses each datagram, reads nothing at all, or has no way, by the address.
+/// Echoes, echoes once, refuses each datagram, reads nothing at all, or has no way, by the address.
 #[derive(Default)]
 struct Scripted {
     opened: AtomicUsize,
@@ -69,6 +70,9 @@ async fn answer(target: SocketAddr, mut far: TcpStream) {
             _ => [&length.to_be_bytes()[..], &datagram].concat(),
         };
         far.write_all(&answer).await.unwrap();
+        if target == ENDS {
+            return;
+        }
     }
 }
 
@@ -191,6 +195,19 @@ async fn a_flow_ends_when_it_was_idle_for_long_enough_and_one_of_dns_sooner() {
     flow.ended().await;
     comes_back(&app, shared, b"x").await;
     assert_eq!(pod.opened.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_flow_that_the_pod_ends_is_over() {
+    let (pod, flows) = flows();
+    let (app, relay) = (app().await, flows.shared(ENDS).unwrap().relay);
+    for opened in 1..=3 {
+        comes_back(&app, relay, b"x").await;
+        assert_eq!(pod.opened.load(Ordering::SeqCst), opened);
+        while !flows.state().flows.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]
