@@ -223,6 +223,16 @@ originals! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         arguments: Strings, environment: Strings,
     ) -> c_int, or libc::ENOSYS;
+    /// As posix_spawn(3), with a descriptor of the process (glibc 2.39).
+    fn pidfd_spawn(
+        pidfd: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+        arguments: Strings, environment: Strings,
+    ) -> c_int, or libc::ENOSYS;
+    /// As posix_spawnp(3), with a descriptor of the process (glibc 2.39).
+    fn pidfd_spawnp(
+        pidfd: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+        arguments: Strings, environment: Strings,
+    ) -> c_int, or libc::ENOSYS;
     /// system(3).
     fn system(command: *const c_char) -> c_int, or -1;
     /// popen(3).

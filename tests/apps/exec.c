@@ -1,6 +1,7 @@
 /* exec.c VARIANT FILE: starts FILE (of this program's own kind) by that function of libc, with an environment that was
    emptied first. exec.c show ...: says what it was started with. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -70,6 +71,13 @@ int main(int count, char **arguments) {
     if (IS("posix_spawn fchdir")) posix_spawn_file_actions_addfchdir_np(&actions, open(folder, O_RDONLY | O_CLOEXEC));
     error = posix_spawn(&pid, relative, &actions, NULL, child, wiped);
     return error ? error : wait_for(pid);
+  }
+  if (IS("pidfd_spawn")) {
+    int pidfd = -1, (*spawn)(int *, const char *, void *, void *, char *const *, char *const *) =
+        dlsym(RTLD_DEFAULT, "pidfd_spawn");
+    siginfo_t ended = {0};
+    if ((error = spawn(&pidfd, file, NULL, NULL, child, wiped))) return error;
+    return waitid(P_PIDFD, pidfd, &ended, WEXITED) ? 98 : ended.si_status;
   }
   if (IS("execve full")) {
     struct rlimit none = {3, 3};

@@ -74,6 +74,22 @@ fn a_forbidden_program_is_not_started() {
     }
 }
 
+/// Steps: the newest way to start a program; where libc does not have it, its absence is told as one expects.
+#[test]
+fn a_start_that_libc_may_not_have_is_asked_about_or_not_there() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    let run = || starting(&launcher, &program, "pidfd_spawn", &program).output().unwrap();
+    let output = run();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.code() {
+        Some(0) => assert!(said.contains("LD_PRELOAD=") && said.contains("A=1"), "{said}"),
+        code => assert_eq!(code, Some(nix::libc::ENOSYS), "{said}"),
+    }
+    launcher.forbid(&program, EACCES);
+    assert_eq!(run().status.code(), Some(EACCES));
+}
+
 /// Steps: a program that has no descriptor left to ask with starts another; nobody says that it may, so it does not.
 #[test]
 fn what_cannot_be_asked_about_is_not_started() {

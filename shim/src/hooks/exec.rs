@@ -9,6 +9,7 @@
 
 mod actions;
 pub(super) mod shell;
+pub(super) mod spawn;
 pub(super) mod variadic;
 
 use super::fail;
@@ -18,8 +19,8 @@ use crate::environment::{self, current, strings};
 use crate::note::note;
 use crate::program::{DEFAULT_PATH, PATH_MAX, search};
 use crate::real::{self, Strings};
-use crate::sys::{self, Errno, Owned};
-use core::ffi::{CStr, c_char, c_int, c_void};
+use crate::sys::{self, Errno};
+use core::ffi::{CStr, c_char, c_int};
 use tp_abi::wire::{Answer, Question};
 
 /// The file of a start.
@@ -177,71 +178,4 @@ unsafe extern "C" fn execveat(
 unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the caller's promise, that of fexecve(3).
     unsafe { exec(&Program::Open(fd), environment, |with| real::fexecve(fd, arguments, with)) }
-}
-
-/// [`start`] for the functions that give an errno and look for a path where their file actions lead; `searched` says
-/// whether they look in `PATH`.
-///
-/// # Safety
-/// As for [`start`], and for `actions` as for [`actions::folder`].
-unsafe fn spawn(
-    file: *const c_char,
-    actions: *const c_void,
-    environment: Strings,
-    searched: bool,
-    original: impl FnOnce(Strings) -> c_int,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    let (folder, text) = match unsafe { (actions::folder(actions), file.is_null()) } {
-        (folder, true) => (folder, c"".to_bytes()),
-        // SAFETY: the caller's promise.
-        (folder, false) => (folder, unsafe { CStr::from_ptr(file) }.to_bytes()),
-    };
-    let folder = match folder.map_err(exhausted) {
-        Ok(folder) => folder,
-        Err(Some(errno)) => return errno,
-        // The original will say what is wrong with the folder.
-        Err(None) => None,
-    };
-    let program = if searched && !text.contains(&b'/') {
-        Program::Named(file)
-    } else {
-        Program::At(folder.as_ref().map_or(libc::AT_FDCWD, Owned::fd), file, 0)
-    };
-    // SAFETY: the caller's promise.
-    unsafe { start(&program, environment, original) }.unwrap_or_else(|errno| errno)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn posix_spawn(
-    pid: *mut libc::pid_t,
-    path: *const c_char,
-    actions: *const c_void,
-    attributes: *const c_void,
-    arguments: Strings,
-    environment: Strings,
-) -> c_int {
-    // SAFETY: the caller's promise, that of posix_spawn(3), which gives its errno.
-    unsafe {
-        spawn(path, actions, environment, false, |with| {
-            real::posix_spawn(pid, path, actions, attributes, arguments, with)
-        })
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn posix_spawnp(
-    pid: *mut libc::pid_t,
-    file: *const c_char,
-    actions: *const c_void,
-    attributes: *const c_void,
-    arguments: Strings,
-    environment: Strings,
-) -> c_int {
-    // SAFETY: the caller's promise, that of posix_spawnp(3), which gives its errno.
-    unsafe {
-        spawn(file, actions, environment, true, |with| {
-            real::posix_spawnp(pid, file, actions, attributes, arguments, with)
-        })
-    }
 }
