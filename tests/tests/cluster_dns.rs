@@ -1,8 +1,10 @@
 //! DNS: raw messages, resolv.conf and hosts are the pod's, for programs and libraries that resolve by themselves.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
+use std::process::Command;
+
 use tp_tests::case::{PYTHON, Ran, app, built, ran};
-use tp_tests::{Case, PodNetwork, Sandbox, Target};
+use tp_tests::{Case, PodNetwork, Sandbox, Target, Workload, containerd};
 
 /// What a program of `apps/` says must be what it says in the pod's own network.
 fn says_what_it_says_in_the_pod(name: &str, the_oracle_must_say: &[&str]) {
@@ -117,6 +119,31 @@ fn a_pods_own_nameservers_options_and_host_aliases_are_taken() {
     let place = ["--namespace", sandbox.namespace(), "--pod", "other"];
     same_lines(&case.tp(place, [&binary]), &truth.stdout);
     case.tp(place, ["getent", "ahostsv4", "aliased.example"]).says(&["10.9.8.7"]);
+}
+
+/// Steps: a pod loses its IPv6 address but for the link-local one, as most pods of IPv4 clusters have it; IPv6 addresses come
+/// last then, and AI_ADDRCONFIG still asks for them, as glibc does.
+#[test]
+fn a_pod_without_ipv6_has_another_order() {
+    let case = Case::cold();
+    let Some(laptop) = case.laptop("the network of a pod") else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let sandbox = Sandbox::create(case.target(), "v4").unwrap();
+    Workload::new("web").apply(&sandbox).unwrap();
+    let oracle = PodNetwork::find(cluster, laptop, sandbox.namespace(), "app=web").unwrap();
+    let id = "jsonpath={.items[0].status.containerStatuses[0].containerID}";
+    let id = ran(sandbox.kubectl().args(["get", "pods", "-o", id]));
+    let id = id.succeeds().trim_start_matches("containerd://").to_owned();
+    let pid = containerd::pid(cluster.layout(), &id).unwrap().to_string();
+    let flush = ["--net", "--target", &pid, "ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"];
+    ran(Command::new("nsenter").args(flush)).succeeds();
+    let (_folder, binary) = built(laptop, "addrinfo");
+    let truth = ran(&mut oracle.command(&binary).unwrap());
+    let service = case.kubectl(&["get", "service", "backend", "-o", "jsonpath={.spec.clusterIPs[*]}"]);
+    let (v4, v6) = service.split_once(' ').unwrap();
+    truth.says(&[&format!("  2 1 6 {v4}:80/16 flags 0\n  10 1 6 {v6}%0:80/28 flags 0\n")]);
+    let place = ["--namespace", sandbox.namespace(), "--deployment", "web"];
+    same_lines(&case.tp(place, [&binary]), &truth.stdout);
 }
 
 /// Steps: wait; a hundred at once; a signal, a thread and nothing as the notice; a name that takes long beside one that does

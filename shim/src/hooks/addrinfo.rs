@@ -153,7 +153,13 @@ impl Call {
         // libc judges flags, family, type and service, and says whether the name is a number.
         // SAFETY: the caller's promise; `node` is the caller's.
         match unsafe { self.number(self.node, self.flags & !libc::AI_ADDRCONFIG, &mut list) } {
-            0 => return original(),
+            0 => {
+                // libc's own `AI_ADDRCONFIG` would judge by the laptop's addresses.
+                list.flag(self.flags);
+                // SAFETY: the caller's promise.
+                unsafe { found.write(list.give()) };
+                return 0;
+            }
             libc::EAI_NONAME if !name.is_empty() => {}
             error => return error,
         }

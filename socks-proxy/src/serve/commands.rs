@@ -74,6 +74,10 @@ pub(super) async fn lookup(
         Target::Ip(address) => (address.ip().to_string(), address.port()),
     };
     let Some(families) = wanted(bits) else { return refuse(inbox, reply::GENERAL_FAILURE).await };
+    if !families.ipv4 && !families.ipv6 {
+        // As glibc: no name has an address that could be used.
+        return refuse(inbox, reply::HOST_UNREACHABLE).await;
+    }
     let Some(_lookup) = agent.limits.lookups.take() else {
         return refuse(inbox, reply::GENERAL_FAILURE).await;
     };
@@ -96,19 +100,17 @@ pub(super) async fn lookup(
     }
 }
 
-/// The families of a LOOKUP's bits; `None` if it asks for none.
+/// The families of a LOOKUP's bits that the pod has use for; `None` if it asks for none.
 fn wanted(bits: u16) -> Option<Families> {
     let mut families = Families { ipv4: bits & LOOKUP_A != 0, ipv6: bits & LOOKUP_AAAA != 0 };
     if !families.ipv4 && !families.ipv6 {
         return None;
     }
-    if bits & LOOKUP_CONFIGURED != 0 {
-        let pod = configured();
-        let both = Families { ipv4: families.ipv4 && pod.ipv4, ipv6: families.ipv6 && pod.ipv6 };
-        // Nothing left: glibc asks for what was wanted then, and connect() says why it is of no use.
-        if both.ipv4 || both.ipv6 {
-            families = both;
-        }
+    let pod = families::seen_by_glibc();
+    // Without any address glibc asks for what was wanted, and connect() says why it is of no use.
+    if bits & LOOKUP_CONFIGURED != 0 && (pod.ipv4 || pod.ipv6) {
+        families.ipv4 &= pod.ipv4;
+        families.ipv6 &= pod.ipv6;
     }
     Some(families)
 }
