@@ -13,10 +13,10 @@ use core::ffi::{CStr, c_char};
 use core::mem::MaybeUninit;
 use tp_abi::env;
 
-/// Pointers that fit the stack; a larger environment gets pages of its own.
-const POINTERS_MAX: usize = 1024;
+/// Pointers that fit the stack, which may be the 8 kB of a signal handler; a larger environment gets pages of its own.
+const POINTERS_MAX: usize = 256;
 /// Bytes of `LD_PRELOAD` that fit the stack.
-const PRELOAD_MAX: usize = 2048;
+const PRELOAD_MAX: usize = 512;
 
 /// libc's `environ`, as it is now.
 pub(crate) fn current() -> *const *const c_char {
@@ -150,17 +150,34 @@ pub(crate) unsafe fn with<T>(
     let pointers_needed = need.kept.saturating_add(env::CARRIED.len()).saturating_add(2);
     let preload_needed = need.preload.len().saturating_add(config.preload.text().map_or(0, <[u8]>::len));
     let preload_needed = preload_needed.saturating_add(2);
-    if pointers_needed <= POINTERS_MAX && preload_needed <= PRELOAD_MAX {
-        let mut array = [MaybeUninit::uninit(); POINTERS_MAX];
-        let mut preload = [MaybeUninit::uninit(); PRELOAD_MAX];
-        // SAFETY: the caller's promise.
-        return match unsafe { build(config, given, need, &mut array, &mut preload) } {
-            Some(()) => start(array.as_ptr().cast::<*const c_char>(), true),
-            None => start(given, false),
-        };
-    }
     // SAFETY: the caller's promise.
-    unsafe { with_pages(config, given, need, (pointers_needed, preload_needed), start) }
+    unsafe {
+        if pointers_needed <= POINTERS_MAX && preload_needed <= PRELOAD_MAX {
+            with_stack(config, given, need, start)
+        } else {
+            with_pages(config, given, need, (pointers_needed, preload_needed), start)
+        }
+    }
+}
+
+/// [`with`] for an environment that fits the stack. Never inlined: one that is right costs no stack.
+///
+/// # Safety
+/// As for [`with`].
+#[inline(never)]
+unsafe fn with_stack<T>(
+    config: &Config,
+    given: *const *const c_char,
+    need: Need<'_>,
+    start: impl FnOnce(*const *const c_char, bool) -> T,
+) -> T {
+    let mut array = [MaybeUninit::uninit(); POINTERS_MAX];
+    let mut preload = [MaybeUninit::uninit(); PRELOAD_MAX];
+    // SAFETY: the caller's promise.
+    match unsafe { build(config, given, need, &mut array, &mut preload) } {
+        Some(()) => start(array.as_ptr().cast::<*const c_char>(), true),
+        None => start(given, false),
+    }
 }
 
 /// Makes the program's own `environ` one that a child can inherit, if it is not: `put` gets each of the launcher's

@@ -1,9 +1,12 @@
 /* exec.c VARIANT FILE: starts FILE (of this program's own kind) by that function of libc, with an environment that was
-   emptied first. exec.c show ...: says what it was started with. */
+   emptied first. exec.c small VARIANT FILE: the same on the smallest stack that a thread can have. exec.c show ...: says
+   what it was started with. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,9 +29,8 @@ static int wait_for(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 99;
 }
 
-int main(int count, char **arguments) {
+static int start(char **arguments) {
   const char *variant = arguments[1];
-  if (!strcmp(variant, "show")) return show(count, arguments), 0;
   char *file = arguments[2], *child[] = {"exec", "show", "one", "two", NULL}, *wiped[] = {"A=1", NULL};
   char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
   pid_t pid;
@@ -93,4 +95,19 @@ int main(int count, char **arguments) {
     return error ? error : wait_for(pid);
   }
   return errno;
+}
+
+static void *start_small(void *arguments) { return (void *)(long)start(arguments); }
+
+int main(int count, char **arguments) {
+  if (!strcmp(arguments[1], "show")) return show(count, arguments), 0;
+  if (strcmp(arguments[1], "small")) return start(arguments);
+  pthread_t thread;
+  pthread_attr_t small;
+  void *result;
+  pthread_attr_init(&small);
+  pthread_attr_setstacksize(&small, PTHREAD_STACK_MIN);
+  if (pthread_create(&thread, &small, start_small, arguments + 1)) return 97;
+  pthread_join(thread, &result);
+  return (int)(long)result;
 }

@@ -74,6 +74,21 @@ fn a_forbidden_program_is_not_started() {
     }
 }
 
+/// Steps: each function starts a program from a thread with the smallest stack there is, where it needs no more without
+/// the shim; the child has the shim.
+#[test]
+fn a_start_fits_the_smallest_stack() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    for variant in BY_PATH.iter().chain(BY_NAME) {
+        let mut small = launcher.command(&program);
+        small.args(["small", variant]).arg(&program);
+        small.env("PATH", format!("{}:/usr/bin:/bin", launcher.folder().display()));
+        let said = succeeded(&mut small);
+        assert!(said.contains("LD_PRELOAD="), "{variant}: {said}");
+    }
+}
+
 /// Steps: the newest way to start a program; where libc does not have it, its absence is told as one expects.
 #[test]
 fn a_start_that_libc_may_not_have_is_asked_about_or_not_there() {

@@ -56,21 +56,36 @@ impl Program {
                 }
             },
             // SAFETY: the caller's promise.
-            Self::Named(file) => unsafe {
-                let path = environment::value(strings(current()), "PATH").unwrap_or(DEFAULT_PATH);
-                let found = |path: &[u8]| {
-                    let path = path.as_ptr();
-                    match sys::open(libc::AT_FDCWD, path, libc::O_PATH) {
-                        Ok(file) => (sys::regular(file.fd()) && sys::executable(path)).then_some(Ok(file)),
-                        Err(error) => exhausted(error).map(Err),
-                    }
-                };
-                match search(path, CStr::from_ptr(file).to_bytes(), found, &mut [0; PATH_MAX])? {
-                    Ok(file) => consult(config, file.fd()),
-                    Err(errno) => Some(errno),
-                }
-            },
+            Self::Named(file) => unsafe { searched(config, file) },
         }
+    }
+}
+
+/// [`Program::forbidden`] for a name. Never inlined: its room would be a third of a small thread's stack for every start.
+///
+/// # Safety
+/// The name must end with NUL.
+#[inline(never)]
+unsafe fn searched(config: &Config, name: *const c_char) -> Option<c_int> {
+    let found = |path: &[u8]| {
+        let path = path.as_ptr();
+        // SAFETY: the path ends with NUL.
+        match unsafe { sys::open(libc::AT_FDCWD, path, libc::O_PATH) } {
+            // SAFETY: as above.
+            Ok(file) => (sys::regular(file.fd()) && unsafe { sys::executable(path) }).then_some(Ok(file)),
+            Err(error) => exhausted(error).map(Err),
+        }
+    };
+    // SAFETY: the caller's promise, and `environ` is libc's own.
+    let (path, name) = unsafe {
+        (
+            environment::value(strings(current()), "PATH").unwrap_or(DEFAULT_PATH),
+            CStr::from_ptr(name).to_bytes(),
+        )
+    };
+    match search(path, name, found, &mut [0; PATH_MAX])? {
+        Ok(file) => consult(config, file.fd()),
+        Err(errno) => Some(errno),
     }
 }
 
