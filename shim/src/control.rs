@@ -83,7 +83,7 @@ pub(crate) fn is_loopbacks_v6(info: &[u8]) -> bool {
 }
 
 /// Is this interface loopback, or none in particular?
-fn is_loopback(interface: Option<&[u8; 4]>) -> bool {
+pub(crate) fn is_loopback(interface: Option<&[u8; 4]>) -> bool {
     matches!(interface.map(|index| u32::from_ne_bytes(*index)), Some(0 | LO))
 }
 

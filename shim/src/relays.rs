@@ -22,6 +22,9 @@ const LEASE: u32 = 10;
 /// Seconds that "this port of `::1` is no relay" is good.
 const NOT_ONE: u32 = 5;
 
+/// Seconds after its end in which a lease still serves who cannot ask; with it less than a relay is kept unused.
+const SPARE: u32 = 30;
+
 /// By destination.
 static TO: Table = Table::new();
 /// By relay.
@@ -47,7 +50,12 @@ pub(crate) enum Towards {
 
 /// Where datagrams to `asked` go, if that is known without asking.
 pub(crate) fn known(asked: Address) -> Option<Towards> {
-    let Lease { to, mark } = TO.get(Endpoint::of(asked), now())?;
+    known_since(asked, now())
+}
+
+/// Where datagrams to `asked` went, by a lease that was good at `then`.
+fn known_since(asked: Address, then: u32) -> Option<Towards> {
+    let Lease { to, mark } = TO.get(Endpoint::of(asked), then)?;
     Some(if mark & RELAYED == 0 {
         Towards::Itself
     } else {
@@ -60,7 +68,11 @@ pub(crate) fn towards(config: &Config, asked: Address) -> Result<Towards, c_int>
     if let Some(known) = known(asked) {
         return Ok(known);
     }
-    question(config, asked, &Question::Flow { asked }, None)
+    question(config, asked, &Question::Flow { asked }, None).or_else(|errno| match errno {
+        // A program without a descriptor to spare sends as before: the relay lives as long as it is sent to.
+        libc::EMFILE | libc::ENFILE => known_since(asked, now().saturating_sub(SPARE)).ok_or(errno),
+        _ => Err(errno),
+    })
 }
 
 /// The relay for a socket that is about to be connected to `asked`.
@@ -114,9 +126,10 @@ pub(crate) fn behind(config: &Config, source: Address) -> Option<Address> {
         return None;
     }
     let key = Endpoint::of(source);
-    let lease_of = FROM.get(key, now());
-    if let Some(Lease { to, mark }) = lease_of {
-        return (mark & RELAYED != 0).then(|| to.address());
+    let known =
+        |then| FROM.get(key, then).map(|Lease { to, mark }| (mark & RELAYED != 0).then(|| to.address()));
+    if let Some(known) = known(now()) {
+        return known;
     }
     let mut room: Slip = [0; _];
     match ask(config, &Question::Relayed { relay: Address { scope: 0, ..source } }, None, &mut room) {
@@ -124,10 +137,11 @@ pub(crate) fn behind(config: &Config, source: Address) -> Option<Address> {
             lease(&FROM, key, Lease { to: Endpoint::of(asked), mark: RELAYED }, LEASE);
             Some(asked)
         }
-        _ => {
+        Ok(_) => {
             lease(&FROM, key, Lease { to: key, mark: 0 }, NOT_ONE);
             None
         }
+        Err(_) => known(now().saturating_sub(SPARE)).flatten(),
     }
 }
 

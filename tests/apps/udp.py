@@ -214,6 +214,23 @@ def address_of(card, family):
         return socket.inet_ntoa(told[20:24])
 
 
+def out_of_descriptors():
+    """A program that has used up its descriptors sends on, also when the shim would ask again."""
+    address, client, open_files = echo(), fresh(), []
+    client.settimeout(1)
+    assert any(exchange(client, b"before", address) for _ in range(10))
+    try:
+        while True:
+            open_files.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    until = time.monotonic() + 13
+    while time.monotonic() < until:
+        assert any(exchange(client, b"after", address) for _ in range(10))
+        time.sleep(0.1)
+    print("it sends on")
+
+
 def closed_to_others():
     """A process that no other may look into (ssh-agent is one) is told of a refused port all the same."""
     set_dumpable = 4

@@ -112,6 +112,11 @@ fn sockets_that_were_told_to_use_a_network_card_reach_the_cluster_all_the_same()
 }
 
 #[test]
+fn a_program_that_is_out_of_descriptors_sends_on() {
+    udp(&Case::new(), &["out_of_descriptors"]).prints("EMFILE\nit sends on");
+}
+
+#[test]
 fn a_process_that_nobody_may_look_into_is_told_of_a_refused_port_as_well() {
     udp(&Case::new(), &["closed_to_others"]).prints("ECONNREFUSED");
 }

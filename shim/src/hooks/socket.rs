@@ -166,6 +166,7 @@ fn unfit(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> bool {
             let device = value.split(|byte| *byte == 0).next();
             device.is_some_and(|device| !matches!(device, b"" | b"lo") && sys::is_device(fd, device))
         }
+        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => !control::is_loopback(value.first_chunk()),
         _ => false,
     }
 }
