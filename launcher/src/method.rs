@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -20,9 +21,9 @@ use nix::sys::prctl::get_no_new_privs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
-use place::Place;
-
 use object::{Architecture, FileKind, Object as _, ObjectSection as _, ReadCache};
+
+use place::Place;
 
 /// Nesting of `#!` lines that the kernel follows (`BINPRM_BUF_SIZE`, load_script, bprm depth).
 const INTERPRETERS: u32 = 5;
@@ -196,7 +197,7 @@ fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Re
 fn interpreter_of_script(start: &[u8]) -> Option<PathBuf> {
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii();
     let name = line.split(|byte| byte.is_ascii_whitespace()).next().filter(|name| !name.is_empty())?;
-    Some(PathBuf::from(std::str::from_utf8(name).ok()?))
+    Some(PathBuf::from(OsStr::from_bytes(name)))
 }
 
 /// Whether exec changes the effective user or group, which is what makes the loader distrust its environment. It does
@@ -307,6 +308,12 @@ mod tests {
         let elf32 = program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755);
         let script = program(format!("#!{}\n", elf32.display()).as_bytes(), 0o755);
         assert!(matches!(reason(&script), Reason::OtherArchitecture(_)));
+        // A path is bytes.
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join(OsStr::from_bytes(b"\xff"));
+        std::fs::copy(&elf32, &odd).unwrap();
+        let by_odd = [b"#!".as_slice(), odd.as_os_str().as_bytes(), b"\n"].concat();
+        assert!(matches!(reason(&program(&by_odd, 0o755)), Reason::OtherArchitecture(_)));
         let chain = program(format!("#! {} -x\n", script.display()).as_bytes(), 0o755);
         assert!(matches!(reason(&chain), Reason::OtherArchitecture(_)));
     }
