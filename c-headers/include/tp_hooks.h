@@ -31,7 +31,7 @@ TP_HOOK(getaddrinfo, addrinfo, "names are the pod's")
 TP_HOOK(getaddrinfo_a, addrinfo, "libc's own goes past getaddrinfo's hook")
 TP_HOOK(gai_suspend, addrinfo, "waits for requests of our getaddrinfo_a")
 TP_HOOK(gai_cancel, addrinfo, "as gai_suspend")
-TP_HOOK(__nss_configure_lookup, addrinfo, "libc's own lookups of hosts stay with /etc/hosts")
+TP_HOOK(__nss_configure_lookup, addrinfo, "libc's own lookups of hosts and networks stay with files")
 TP_HOOK(getnameinfo, nameinfo, "names of addresses are the pod's")
 
 TP_HOOK(gethostbyname, hostent, "names are the pod's, in the older way")

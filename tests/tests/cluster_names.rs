@@ -101,6 +101,8 @@ fn getent_says_what_it_says_in_a_pod() {
     assert_eq!(lines, expected.collect());
     assert!(found.stdout.lines().next().unwrap().ends_with("backend.default.svc.cluster.local"), "{found}");
     case.web(["getent", "ahostsv6", "nowhere"]).exits(2);
+    // libc would ask the laptop's nameserver for a network's name, where nsswitch.conf(5) says so.
+    case.web(["getent", "-s", "dns", "networks", "nowhere.test"]).exits(2);
 }
 
 #[test]

@@ -80,20 +80,27 @@ pub(super) fn whose(name: &[u8]) -> Whose {
     name::whose(name, sys::node_name(&mut machine))
 }
 
-/// Leaves libc only `/etc/hosts` for the lookups of its own that no hook sees (getaddrinfo_a, gethostent, nscd's
-/// socket), so that none of them asks the laptop's name servers. It is libc's own function for this (`<nss.h>`), and
-/// the constructor runs while there is one thread.
+/// The databases of nsswitch.conf(5) for which libc may ask name servers: `networks` too, where the machine's file
+/// says so (netstat(8) and route(8) look networks up) or where there is none.
+const BY_DNS: [&CStr; 2] = [c"hosts", c"networks"];
+
+/// Leaves libc only files for the lookups of its own that no hook sees (gethostent, getnetbyname, nscd's socket), so
+/// that none of them asks the laptop's name servers. It is libc's own function for this (`<nss.h>`), and the
+/// constructor runs while there is one thread.
 pub(crate) fn keep_libc_from_the_network() {
-    // SAFETY: two strings that end with NUL.
-    let _ = unsafe { real::__nss_configure_lookup(c"hosts".as_ptr(), c"files".as_ptr()) };
+    for database in BY_DNS {
+        // SAFETY: two strings that end with NUL.
+        let _ = unsafe { real::__nss_configure_lookup(database.as_ptr(), c"files".as_ptr()) };
+    }
 }
 
-/// A program that says where hosts are to be looked up (`getent -s dns`) would undo that. It is told that all is well:
+/// A program that says where these are to be looked up (`getent -s dns`) would undo that. It is told that all is well:
 /// the names that are not libc's go to the launcher in any case.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int {
     // SAFETY: the caller's promise: a string, or null, which libc takes for none.
-    if config::get().is_some() && !database.is_null() && unsafe { CStr::from_ptr(database) } == c"hosts" {
+    let kept = !database.is_null() && BY_DNS.contains(&unsafe { CStr::from_ptr(database) });
+    if kept && config::get().is_some() {
         return 0;
     }
     // SAFETY: the caller's promise.
