@@ -165,7 +165,8 @@ def orphan():
             print(errno.errorcode[error.errno])
     try:
         # The socket that knows its way loses what it sends until the shim asks again.
-        while time.sleep(0.1) is None:
+        for _ in range(PATIENCE * 10):
+            time.sleep(0.1)
             old.sendto(b"y", address)
     except OSError as error:
         print(errno.errorcode[error.errno], flush=True)

@@ -64,7 +64,10 @@ fn quic_fetches_whole_bodies_over_both_families() {
     let server = gobuild::app(&Layout::from_env(), "quic").unwrap();
     let packages = packages::pypi(AIOQUIC).unwrap();
     let pod = PodNetwork::find(cluster, laptop, "default", "app=backend").unwrap();
-    let mut server = Running::start(pod.command(server).unwrap().arg(":4433").stdin(Stdio::null()));
+    // Whatever becomes of this case, the port is free again for the next.
+    let mut command = pod.command("timeout").unwrap();
+    command.arg("120").arg(server).arg(":4433");
+    let mut server = Running::start(command.stdin(Stdio::null()));
     let mut said = BufReader::new(server.child.stdout.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();

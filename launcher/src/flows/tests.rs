@@ -96,10 +96,15 @@ async fn connected(flows: &Arc<Flows>, asked: SocketAddr) -> UdpSocket {
     app
 }
 
+/// What does not come would otherwise be waited for for ever.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes milliseconds")
+}
+
 async fn comes_back(app: &UdpSocket, relay: SocketAddr, datagram: &[u8]) {
     let mut got = vec![0; 70_000];
     app.send_to(datagram, relay).await.unwrap();
-    let (length, from) = app.recv_from(&mut got).await.unwrap();
+    let (length, from) = within(app.recv_from(&mut got)).await.unwrap();
     assert!(got.get(..length) == Some(datagram) && from == relay);
 }
 
@@ -132,7 +137,7 @@ async fn a_connected_socket_has_a_relay_of_its_own_that_takes_nobody_elses_datag
     let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     stranger.connect(relay).await.unwrap();
     stranger.send(b"theirs").await.unwrap();
-    let refused = stranger.recv(&mut [0; 9]).await.unwrap_err();
+    let refused = within(stranger.recv(&mut [0; 9])).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
@@ -142,7 +147,7 @@ async fn a_refused_port_is_told_to_the_connected_socket_and_it_can_go_on() {
     let app = connected(&flows, REFUSED).await;
     for _ in 0..3 {
         app.send(b"x").await.unwrap();
-        let refused = app.recv(&mut [0; 9]).await.unwrap_err();
+        let refused = within(app.recv(&mut [0; 9])).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }
@@ -192,7 +197,7 @@ async fn a_flow_ends_when_it_was_idle_for_long_enough_and_one_of_dns_sooner() {
     comes_back(&app, shared, b"x").await;
     let flow = flows.state().flows.values().next().cloned().unwrap();
     flow.end();
-    flow.ended().await;
+    within(flow.ended()).await;
     comes_back(&app, shared, b"x").await;
     assert_eq!(pod.opened.load(Ordering::SeqCst), 3);
 }
@@ -236,6 +241,6 @@ async fn what_was_sent_is_delivered_before_the_end() {
     flows.drain(Duration::from_secs(10)).await;
     let mut got = [0; 32];
     for _ in 0..10 {
-        assert_eq!(app.recv(&mut got).await.unwrap(), 10);
+        assert_eq!(within(app.recv(&mut got)).await.unwrap(), 10);
     }
 }
