@@ -41,9 +41,9 @@ mod holders;
 mod meet;
 mod park;
 mod refuse;
+mod table;
 mod watch;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -62,6 +62,7 @@ use crate::sys::socket::{self, Stage};
 
 use app_end::AppEnd;
 pub use park::{ParkError, Parks};
+use table::{Attempt, Progress, Socket, Table, Waiting};
 use watch::Watched;
 
 /// How long the kernel's own SYN retries go on by default (net.ipv4.tcp_syn_retries = 6: 127 s) and a bit. A dial
@@ -84,43 +85,6 @@ pub struct Gate {
     dialing: Arc<Notify>,
 }
 
-/// One connect() of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Attempt {
-    cookie: u64,
-    number: u64,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    sockets: HashMap<u64, Socket>,
-    attempts: u64,
-}
-
-#[derive(Debug)]
-struct Socket {
-    attempt: Attempt,
-    asked: SocketAddr,
-    progress: Progress,
-}
-
-#[derive(Debug)]
-enum Progress {
-    Waiting(Waiting),
-    Open(AppEnd),
-}
-
-/// The pod dials, or has connected and the sockets are about to meet.
-#[derive(Clone, Debug)]
-struct Waiting {
-    /// Our copy of the app's socket. It goes when the socket is open: then the app's close is a close.
-    socket: Arc<OwnedFd>,
-    given_up: CancellationToken,
-    /// The pod has connected. The app may have written and ended before the gate learns that both sockets met.
-    meeting: bool,
-    watched: Watched,
-}
-
 /// What an answer to an app sets going.
 #[derive(Debug)]
 #[must_use = "an attempt that does not begin never ends"]
@@ -129,42 +93,6 @@ pub struct Opening {
     waiting: Waiting,
     asked: SocketAddr,
     parked: SocketAddr,
-}
-
-impl Progress {
-    /// Whether something that an app wrote before it closed its socket may be on its way.
-    fn may_have_last_words(&self) -> bool {
-        match self {
-            Self::Waiting(waiting) => waiting.meeting,
-            Self::Open(end) => end.is_closed_by_app(),
-        }
-    }
-}
-
-impl Table {
-    fn current(&mut self, attempt: Attempt) -> Option<&mut Socket> {
-        self.sockets.get_mut(&attempt.cookie).filter(|known| known.attempt == attempt)
-    }
-
-    fn waiting(&mut self, attempt: Attempt) -> Option<&mut Waiting> {
-        match &mut self.current(attempt)?.progress {
-            Progress::Waiting(waiting) => Some(waiting),
-            Progress::Open(_) => None,
-        }
-    }
-
-    /// Forgets an attempt, if it is not another one's turn already; whether it was this one's.
-    fn forget(&mut self, attempt: Attempt) -> bool {
-        self.current(attempt).is_some() && self.sockets.remove(&attempt.cookie).is_some()
-    }
-
-    /// Forgets an attempt and ends its dial.
-    fn give_up(&mut self, attempt: Attempt) {
-        if let Some(waiting) = self.waiting(attempt) {
-            waiting.given_up.cancel();
-            self.forget(attempt);
-        }
-    }
 }
 
 impl Gate {
@@ -341,14 +269,15 @@ impl Gate {
             Err(errno) => errno,
         };
         info!(errno, "refused");
-        let waits = meet::until_parked(socket).await;
+        if let Err(error) = meet::until_parked(socket).await {
+            debug!(%error, "the app's socket was gone");
+        }
         let mut table = self.table();
-        if table.forget(attempt) {
+        // An app that has taken its socket back meanwhile is told nothing.
+        let waits = socket::stage(socket).is_ok_and(|stage| stage == Stage::Busy);
+        if table.forget(attempt) && waits {
             self.failed.insert(attempt.cookie, errno);
-            match waits {
-                Ok(()) => refuse::refuse(socket),
-                Err(error) => debug!(%error, "the app's socket was gone"),
-            }
+            refuse::refuse(socket);
         }
         None
     }
