@@ -247,17 +247,7 @@ async fn answer(
                 Err(error) => Answer::Failed(error.eai).encode(reply),
             };
         }
-        Question::Exec => {
-            match attached.map(|file| method::classify_descriptor(file, asker, &answers.shim)) {
-                Some(Err(refusal)) => {
-                    // The shim is answered, whether somebody reads this or not.
-                    let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
-                    Answer::Errno(code::EPERM)
-                }
-                Some(Ok(())) => Answer::Pass,
-                None => Answer::Errno(code::ENFILE),
-            }
-        }
+        Question::Exec => may_start(asker, attached, answers.shim.clone()).await,
         Question::Resolver => match &answers.resolver {
             Some(known) => return resolver(known, reply),
             None => Answer::Pass,
@@ -278,6 +268,22 @@ async fn answer(
         }
     };
     answer.encode(reply)
+}
+
+/// Judges a start aside from all other questions: the file may be on a slow disk, or on one that a program of the run
+/// serves (fuse(4)), and nobody may be reading what is said of it.
+async fn may_start(asker: Pid, attached: Option<OwnedFd>, shim: PathBuf) -> Answer<'static> {
+    let Some(file) = attached else { return Answer::Errno(code::ENFILE) };
+    let judged = tokio::task::spawn_blocking(move || {
+        method::classify_descriptor(file, asker, &shim).inspect_err(|refusal| {
+            // The shim is answered, whether somebody reads this or not.
+            let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
+        })
+    });
+    match judged.await {
+        Ok(Ok(())) => Answer::Pass,
+        Ok(Err(_)) | Err(_) => Answer::Errno(code::EPERM),
+    }
 }
 
 fn resolver(resolver: &Resolver, reply: &mut [u8]) -> Option<usize> {

@@ -119,6 +119,31 @@ fn a_program_that_changed_its_root_starts_nothing_without_the_shim() {
     case.web(["unshare", "-r", "curl", "-sS", "http://backend/"]).says(&[BACKEND]);
 }
 
+/// Steps: nobody reads tp's stderr, and it is full when tp has to say there that it does not start a program; another
+/// program of the run connects all the same.
+#[test]
+fn a_refusal_that_nobody_reads_keeps_no_other_program_waiting() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("it fills tp's stderr") else { return };
+    let folder = Folder::new(laptop);
+    let refused = never(&folder, "static", &["-static"]);
+    let (reader, mut full) = std::io::pipe().unwrap();
+    let status = nix::fcntl::fcntl(&full, nix::fcntl::F_GETFL).unwrap();
+    let status = nix::fcntl::OFlag::from_bits_retain(status);
+    nix::fcntl::fcntl(&full, nix::fcntl::F_SETFL(status | nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    while std::io::Write::write(&mut full, &[b'x'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&full, nix::fcntl::F_SETFL(status)).unwrap();
+    let script = "\"$0\" 2>/dev/null & sleep 1; curl -sS http://backend/ 2>&1; kill -9 $!";
+    let mut command = case.web_command(["sh", "-c", script, &refused]);
+    let (ended_tx, ended_rx) = std::sync::mpsc::channel::<()>();
+    // Without a reader nothing waits any more.
+    let patience = std::thread::spawn(move || (ended_rx.recv_timeout(LIMIT).is_ok(), reader).0);
+    let output = command.stderr(full).output().unwrap();
+    let _ = ended_tx.send(());
+    assert!(patience.join().unwrap(), "it hung: {output:?}");
+    assert!(output.stdout.starts_with(BACKEND.as_bytes()), "{output:?}");
+}
+
 /// ldconfig is static, and what Python finds libraries by.
 #[test]
 fn pythons_search_for_libraries_works() {
