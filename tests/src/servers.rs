@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::image::Image;
-use crate::{Error, Sandbox, Target, containerd, packages, run};
+use crate::{Error, PodNetwork, Sandbox, Target, containerd, packages, run};
 
 /// Gets a new number when the image's contents change: a cluster keeps the one that it has.
 const IMAGE: &str = "localhost/tp-servers:1";
@@ -55,7 +55,7 @@ const CGI: &str = "#!/bin/sh\nexport GIT_PROJECT_ROOT=/srv/git GIT_HTTP_EXPORT_A
 /// # Errors
 /// If a server does not become ready, or against a cluster that takes no images of ours.
 pub fn start(target: &Target, sandbox: &Sandbox, authorized: &str) -> Result<(), Error> {
-    let Target::Laptop(cluster, _) = target else {
+    let Target::Laptop(cluster, laptop) = target else {
         return target.laptop("an image of real servers").map(drop);
     };
     let tree = packages::debian(PACKAGES)?;
@@ -67,7 +67,11 @@ pub fn start(target: &Target, sandbox: &Sandbox, authorized: &str) -> Result<(),
     )?;
     sandbox.apply(&manifest(authorized).to_string())?;
     let rollout = ["rollout", "status", "--timeout=60s", "deployment/servers"];
-    run::output(sandbox.kubectl().args(rollout)).map(drop)
+    run::output(sandbox.kubectl().args(rollout))?;
+    // A ready pod is an endpoint of its service only when kube-proxy has heard of it.
+    let reached = format!("until nc -z -w 1 servers.{} 6379; do sleep 0.1; done", sandbox.namespace());
+    let pod = PodNetwork::find(cluster, laptop, "default", "app=web")?;
+    run::output(pod.command("timeout")?.args(["60", "sh", "-c", &reached])).map(drop)
 }
 
 fn image(tree: &Path) -> Result<Image, Error> {
