@@ -17,6 +17,10 @@ pub const GATE: &str = "TP_GATE";
 /// Absolute path of the shim itself, so that it can put itself back into `LD_PRELOAD` of an emptied environment.
 pub const SHIM: &str = "TP_SHIM";
 
+/// Any value: this process, or one before it by whose exec it came, has connected sockets to the cluster. The shim sets it
+/// for the children, which may have inherited some.
+pub const CONNECTED: &str = "TP_CONNECTED";
+
 /// Any value: the shim writes one line a decision to standard error.
 pub const DEBUG: &str = "TP_DEBUG";
 
@@ -24,7 +28,7 @@ pub const DEBUG: &str = "TP_DEBUG";
 pub const LD_PRELOAD: &str = "LD_PRELOAD";
 
 /// The variables that a child must inherit for the shim to work there, `LD_PRELOAD` aside.
-pub const CARRIED: [&str; 4] = [SOCKET, GATE, SHIM, DEBUG];
+pub const CARRIED: [&str; 5] = [SOCKET, GATE, SHIM, CONNECTED, DEBUG];
 
 /// IPv4 address on which the launcher parks sockets. It is loopback, but not the one anything else listens on, so a
 /// socket whose peer is this address and the gate's port is known to be parked without asking anybody.

@@ -8,7 +8,7 @@
 //! constructor), and only read afterwards. Waiting for that one writer is bounded; who waits in vain fails closed.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use tp_abi::env;
 use tp_abi::wire::{Address, Ip};
 
@@ -67,6 +67,8 @@ pub(crate) struct Config {
     gate_v4: u16,
     /// Port of the IPv6 park; 0 where there is none.
     gate_v6: u16,
+    /// [`env::CONNECTED`] is there.
+    connected: bool,
     /// `TP_SOCKET` is there, so this process is the launcher's, even if the rest cannot be read.
     configured: bool,
 }
@@ -80,6 +82,7 @@ impl Config {
         debug: Entry::EMPTY,
         gate_v4: 0,
         gate_v6: 0,
+        connected: false,
         configured: false,
     };
 
@@ -98,6 +101,8 @@ impl Config {
             } else if name == env::SHIM.as_bytes() && self.shim.length == 0 {
                 let _ = self.shim.set(env::SHIM, value);
                 let _ = self.preload.set(env::LD_PRELOAD, value);
+            } else if name == env::CONNECTED.as_bytes() {
+                self.connected = true;
             } else if name == env::DEBUG.as_bytes() && self.debug.length == 0 {
                 let _ = self.debug.set(env::DEBUG, value.get(..8).unwrap_or(value));
             }
@@ -139,6 +144,7 @@ unsafe impl Sync for Place {}
 
 static CONFIG: Place = Place(UnsafeCell::new(Config::EMPTY));
 static STATE: AtomicU8 = AtomicU8::new(UNREAD);
+static CONNECTED: AtomicBool = AtomicBool::new(false);
 
 const UNREAD: u8 = 0;
 const READING: u8 = 1;
@@ -159,6 +165,17 @@ pub(crate) fn get() -> Option<&'static Config> {
     }
 }
 
+/// May this process have a socket that is connected to the cluster? Without one, nothing needs to be asked about a
+/// socket on loopback. A socket comes by connect(2), by fork and exec, or in a message.
+pub(crate) fn may_have_connected() -> bool {
+    CONNECTED.load(Ordering::Relaxed)
+}
+
+/// It may, from now on.
+pub(crate) fn note_connected() {
+    CONNECTED.store(true, Ordering::Relaxed);
+}
+
 #[cold]
 fn read_once() -> u8 {
     if let Err(mut state) = STATE.compare_exchange(UNREAD, READING, Ordering::Acquire, Ordering::Acquire) {
@@ -175,6 +192,9 @@ fn read_once() -> u8 {
     let config = unsafe { &mut *CONFIG.0.get() };
     // SAFETY: `environ` is libc's own variable; at start-up nothing changes it at the same time.
     config.read(unsafe { crate::environment::strings(crate::environment::current()) });
+    if config.connected {
+        note_connected();
+    }
     let state = if config.configured { ON } else { OFF };
     STATE.store(state, Ordering::Release);
     state

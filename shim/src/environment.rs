@@ -7,7 +7,7 @@
 //! Invariants: no heap, and nothing but the caller's own memory is written, as the caller may be a vfork child that
 //! shares its parent's. A user's own `LD_PRELOAD` entries stay, after ours.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::sys::Pages;
 use core::ffi::{CStr, c_char};
 use core::mem::MaybeUninit;
@@ -96,9 +96,15 @@ fn survey<'a>(config: &Config, strings: impl Iterator<Item = &'a [u8]>) -> Optio
     (wrong || right != ours(config).count() || !loaded).then_some(need)
 }
 
+/// [`env::CONNECTED`] as a child gets it.
+const CONNECTED: &CStr = c"TP_CONNECTED=1";
+
 /// The strings that a child must have, `LD_PRELOAD` aside.
 fn ours(config: &Config) -> impl Iterator<Item = &[u8]> {
-    [config.socket.text(), config.gate.text(), config.shim.text(), config.debug.text()].into_iter().flatten()
+    let connected = config::may_have_connected().then_some(CONNECTED.to_bytes());
+    [config.socket.text(), config.gate.text(), config.shim.text(), connected, config.debug.text()]
+        .into_iter()
+        .flatten()
 }
 
 /// Is `text` one of the launcher's variables, and if so, with the value it must have?
@@ -146,7 +152,7 @@ pub(crate) unsafe fn with<T>(
 ) -> T {
     // SAFETY: the caller's promise.
     let Some(need) = survey(config, unsafe { strings(given) }) else { return start(given, false) };
-    // The kept strings, the launcher's four, LD_PRELOAD and the null.
+    // The kept strings, the launcher's, LD_PRELOAD and the null.
     let pointers_needed = need.kept.saturating_add(env::CARRIED.len()).saturating_add(2);
     let preload_needed = need.preload.len().saturating_add(config.preload.text().map_or(0, <[u8]>::len));
     let preload_needed = preload_needed.saturating_add(2);

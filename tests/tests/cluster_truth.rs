@@ -101,3 +101,27 @@ client.sendall(b'x')
 client.recv(1)";
     case.web([PYTHON, "-c", reset]).exits(1).complains(&["ConnectionResetError"]);
 }
+
+/// A process that has connected nothing itself may have been given a connection: over exec, or in a message.
+#[test]
+fn a_connection_that_was_inherited_or_passed_has_the_pods_address() {
+    let case = Case::new();
+    let program = "import socket, subprocess, sys
+ours, theirs = socket.socketpair()
+give = '''import socket
+s = socket.create_connection(('tcp-echo', 7))
+socket.send_fds(socket.socket(fileno=%d), [b'x'], [s.fileno()])'''
+tell = 'import socket; print(socket.socket(fileno=%d).getsockname()[0])'
+subprocess.run([sys.executable, '-c', give % theirs.fileno()], pass_fds=[theirs.fileno()], check=True)
+fd, = socket.recv_fds(ours, 1, 1)[1]
+print(socket.socket(fileno=fd).getsockname()[0], flush=True)
+s = socket.create_connection(('tcp-echo', 7))
+for environment in (None, {}):
+    subprocess.run([sys.executable, '-c', tell % s.fileno()], pass_fds=[s.fileno()], env=environment, check=True)";
+    let own =
+        case.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIPs[*].ip}"]);
+    let ran = case.web([PYTHON, "-c", program]);
+    let told: Vec<&str> = ran.succeeds().lines().collect();
+    assert_eq!(told.len(), 3, "{ran}");
+    assert!(told.iter().all(|told| own.split(' ').any(|own| own == *told)), "{own}: {ran}");
+}

@@ -81,6 +81,7 @@ fn to_relay(
             let Some(relay) = sockaddr::spell(relay, v6_spelling, &mut room) else {
                 return fail(LAUNCHER_GONE);
             };
+            config::note_connected();
             // SAFETY: `relay` is a socket address of `relay.len()` bytes, at most ROOM.
             unsafe { real::connect(fd, relay.as_ptr().cast(), relay.len() as socklen_t) }
         }
@@ -112,6 +113,7 @@ fn carry(
 }
 
 fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bool) -> c_int {
+    config::note_connected();
     let mut room = [0; ROOM];
     let Some(park) = sockaddr::spell(park, v6_socket, &mut room) else { return fail(LAUNCHER_GONE) };
     // SAFETY: `park` is a socket address of `park.len()` bytes, at most ROOM.

@@ -76,7 +76,12 @@ unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
     let named = unsafe { message.as_mut() }.filter(|header| !header.msg_name.is_null());
     let Some((config, header)) = config::get().zip(named) else {
         // SAFETY: the caller's promise.
-        return unsafe { real::recvmsg(fd, message, flags) };
+        let result = unsafe { real::recvmsg(fd, message, flags) };
+        if result >= 0 {
+            // SAFETY: the kernel has just read and written the message.
+            note_sockets(unsafe { &*message });
+        }
+        return result;
     };
     let given = header.msg_name;
     let mut source = Source { given: given.cast(), room: header.msg_namelen, short: [0; ROOM] };
@@ -84,6 +89,9 @@ unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
     header.msg_namelen = source.place_length();
     // SAFETY: the caller's promise; the name has room for its length.
     let result = unsafe { real::recvmsg(fd, header, flags) };
+    if result >= 0 {
+        note_sockets(header);
+    }
     header.msg_name = given;
     header.msg_namelen = if result >= 0 { source.tell(config, header.msg_namelen) } else { source.room };
     result
@@ -107,7 +115,10 @@ unsafe extern "C" fn recvmmsg(
     let named = |message: &mmsghdr| !message.msg_hdr.msg_name.is_null();
     let Some(config) = config::get().filter(|_| given.iter().any(named)) else {
         // SAFETY: the caller's promise.
-        return unsafe { real::recvmmsg(fd, messages, count, flags, timeout) };
+        let result = unsafe { real::recvmmsg(fd, messages, count, flags, timeout) };
+        let received = given.iter().take(usize::try_from(result).unwrap_or(0));
+        received.for_each(|message| note_sockets(&message.msg_hdr));
+        return result;
     };
     // The kernel overwrites how much room the caller has; more than an address has is as good as that.
     let mut rooms = [0_u8; MESSAGES_MAX];
@@ -125,6 +136,18 @@ unsafe extern "C" fn recvmmsg(
         }
     }
     result
+}
+
+/// A message may carry sockets that are connected to the cluster (`SCM_RIGHTS`, unix(7)). What else
+/// the socket's own level tells is rare.
+fn note_sockets(header: &msghdr) {
+    if header.msg_controllen as usize >= size_of::<libc::cmsghdr>() && !header.msg_control.is_null() {
+        // SAFETY: there is a control message's head in the caller's room, as the kernel or the caller wrote it.
+        let first = unsafe { header.msg_control.cast::<libc::cmsghdr>().read_unaligned() };
+        if first.cmsg_level == libc::SOL_SOCKET {
+            config::note_connected();
+        }
+    }
 }
 
 fn named_by(header: &msghdr) -> bool {

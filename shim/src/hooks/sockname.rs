@@ -25,6 +25,7 @@ unsafe extern "C" fn getsockname(fd: c_int, address: *mut Sockaddr, length: *mut
     let result = unsafe { real::getsockname(fd, address, length) };
     if result == 0
         && let Some(config) = config::get()
+        && config::may_have_connected()
     {
         let mut room = [0; ROOM];
         // SAFETY: the kernel has just written through both pointers.
