@@ -141,7 +141,7 @@ unsafe extern "C" fn recvmmsg(
 /// A message may carry sockets that are connected to the cluster (`SCM_RIGHTS`, unix(7)). What else
 /// the socket's own level tells is rare.
 fn note_sockets(header: &msghdr) {
-    if header.msg_controllen as usize >= size_of::<libc::cmsghdr>() && !header.msg_control.is_null() {
+    if header.msg_controllen >= size_of::<libc::cmsghdr>() && !header.msg_control.is_null() {
         // SAFETY: there is a control message's head in the caller's room, as the kernel or the caller wrote it.
         let first = unsafe { header.msg_control.cast::<libc::cmsghdr>().read_unaligned() };
         if first.cmsg_level == libc::SOL_SOCKET {
