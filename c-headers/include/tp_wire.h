@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TP_MAGIC UINT32_C(0x74700002) /* "tp", then the layout's version */
+#define TP_MAGIC UINT32_C(0x74700003) /* "tp", then the layout's version */
 #define TP_MESSAGE_MAX 4096
 #define TP_NAME_MAX 255
 #define TP_ADDRESSES_MAX 128
@@ -30,6 +30,8 @@ enum {
   TP_FLOW = 0x30,      /* struct tp_address */
   TP_CONNECTED = 0x31, /* struct tp_connected, and the socket by SCM_RIGHTS */
   TP_RELAYED = 0x32,   /* struct tp_address */
+  TP_ENTER = 0x40,     /* nothing */
+  TP_TRAPPED = 0x41,   /* int32_t, the number of the filter's listener */
 };
 
 /* Answers. */
@@ -46,6 +48,9 @@ enum {
   TP_NAMESERVER_IS = 0x91, /* struct tp_address */
   TP_LOCAL_IS = 0xa0,      /* struct tp_address */
   TP_RELAY = 0xb0,         /* struct tp_relay */
+  TP_ENTER_BY = 0xc0,      /* a path without a NUL */
+  TP_NAMESPACES = 0xc1,    /* nothing; by SCM_RIGHTS the user, network and mount namespace */
+  TP_TRAP = 0xc2,          /* nothing */
 };
 
 enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };

@@ -24,6 +24,9 @@ pub const CONNECTED: &str = "TP_CONNECTED";
 /// Any value: the shim writes one line a decision to standard error.
 pub const DEBUG: &str = "TP_DEBUG";
 
+/// Absolute path of the program that `tp-inside` is to start when it has entered ([`crate::wire::Answer::Enter`]).
+pub const PROGRAM: &str = "TP_PROGRAM";
+
 /// The dynamic loader's list of objects to load first (ld.so(8)).
 pub const LD_PRELOAD: &str = "LD_PRELOAD";
 

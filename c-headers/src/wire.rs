@@ -16,7 +16,7 @@ pub use codec::put_address;
 
 /// First four bytes of every message. It changes with the layout, so that a shim of another version is refused
 /// instead of misread.
-pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x02");
+pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x03");
 
 /// No message is longer than this many bytes.
 pub const MESSAGE_MAX: usize = 4096;
@@ -96,7 +96,8 @@ pub enum Question<'a> {
         /// The address; its port is 0.
         address: Address,
     },
-    /// May the program file that comes along be started? Answered by [`Answer::Pass`] (yes) or [`Answer::Errno`].
+    /// May the program file that comes along be started? Answered by [`Answer::Pass`] (yes), [`Answer::Enter`] or
+    /// [`Answer::Errno`].
     Exec,
     /// What does the pod's resolv.conf say? Answered by [`Answer::Resolver`], or [`Answer::Pass`] if nobody knows.
     Resolver,
@@ -131,6 +132,15 @@ pub enum Question<'a> {
     Relayed {
         /// The source of a datagram, as the kernel told it.
         relay: Address,
+    },
+    /// A process in which the shim is not, and which is about to start a program that cannot have it, asks what keeps
+    /// that program under the launcher. Answered by [`Answer::Namespaces`], [`Answer::Trap`] or [`Answer::Errno`].
+    Enter,
+    /// The process that asks has put the filter of [`Answer::Trap`] on itself. Answered by [`Answer::Pass`] when the
+    /// launcher listens, or by [`Answer::Errno`].
+    Trapped {
+        /// The number of the filter's listener in that process, whose own sendmsg(2) would wait for the launcher.
+        listener: i32,
     },
 }
 
@@ -171,6 +181,12 @@ pub enum Answer<'a> {
     Nameserver(Address),
     /// The pod's address; its port is 0.
     Local(Address),
+    /// Start this program instead, with the one that was meant in [`crate::env::PROGRAM`] and the same arguments.
+    Enter(&'a [u8]),
+    /// Enter the namespaces that come along by `SCM_RIGHTS`: user, network, mount, in this order.
+    Namespaces,
+    /// Put a seccomp filter on yourself that notifies of the calls that name an address.
+    Trap,
 }
 
 /// What a resolv.conf says, in the terms of glibc's `struct __res_state` (resolv.h).
@@ -226,6 +242,8 @@ mod kind {
     pub(super) const FLOW: u16 = 0x30;
     pub(super) const CONNECTED: u16 = 0x31;
     pub(super) const RELAYED: u16 = 0x32;
+    pub(super) const ENTER: u16 = 0x40;
+    pub(super) const TRAPPED: u16 = 0x41;
     pub(super) const PASS: u16 = 0x80;
     pub(super) const ERRNO: u16 = 0x81;
     pub(super) const PARK: u16 = 0x82;
@@ -237,6 +255,9 @@ mod kind {
     pub(super) const NAMESERVER_IS: u16 = 0x91;
     pub(super) const LOCAL_IS: u16 = 0xa0;
     pub(super) const RELAY: u16 = 0xb0;
+    pub(super) const ENTER_BY: u16 = 0xc0;
+    pub(super) const NAMESPACES: u16 = 0xc1;
+    pub(super) const TRAP: u16 = 0xc2;
 }
 
 impl<'a> Question<'a> {
@@ -256,6 +277,8 @@ impl<'a> Question<'a> {
             Question::Flow { .. } => (kind::FLOW, Writer::new(buffer)?),
             Question::Connected { .. } => (kind::CONNECTED, Writer::new(buffer)?),
             Question::Relayed { .. } => (kind::RELAYED, Writer::new(buffer)?),
+            Question::Enter => (kind::ENTER, Writer::new(buffer)?),
+            Question::Trapped { .. } => (kind::TRAPPED, Writer::new(buffer)?),
         };
         match *self {
             Question::Connect { cookie, asked, v6_socket } => {
@@ -270,7 +293,7 @@ impl<'a> Question<'a> {
             }
             Question::Reverse { address } | Question::Nameserver { address } => writer.address(address)?,
             Question::Local { v6 } => writer.bytes(&[u8::from(v6)])?,
-            Question::Exec | Question::Resolver => {}
+            Question::Exec | Question::Resolver | Question::Enter => {}
             Question::Flow { asked } => writer.address(asked)?,
             Question::Connected { cookie, fd, asked } => {
                 writer.bytes(&cookie.to_ne_bytes())?;
@@ -278,6 +301,7 @@ impl<'a> Question<'a> {
                 writer.bytes(&fd.to_ne_bytes())?;
             }
             Question::Relayed { relay } => writer.address(relay)?,
+            Question::Trapped { listener } => writer.bytes(&listener.to_ne_bytes())?,
         }
         writer.finish(kind)
     }
@@ -303,6 +327,8 @@ impl<'a> Question<'a> {
                 Question::Connected { cookie: body.u64()?, asked: body.address()?, fd: body.i32()? }
             }
             kind::RELAYED => Question::Relayed { relay: body.address()? },
+            kind::ENTER => Question::Enter,
+            kind::TRAPPED => Question::Trapped { listener: body.i32()? },
             _ => return None,
         };
         body.end()?;
@@ -361,6 +387,12 @@ impl<'a> Answer<'a> {
                 writer.bytes(&[u8::from(connected)])?;
                 kind::RELAY
             }
+            Answer::Enter(path) => {
+                writer.bytes(path)?;
+                kind::ENTER_BY
+            }
+            Answer::Namespaces => kind::NAMESPACES,
+            Answer::Trap => kind::TRAP,
         };
         writer.finish(kind)
     }
@@ -387,6 +419,9 @@ impl<'a> Answer<'a> {
             kind::NAMESERVER_IS => Answer::Nameserver(body.address()?),
             kind::LOCAL_IS => Answer::Local(body.address()?),
             kind::RELAY => Answer::Relay { relay: body.address()?, connected: body.bool()? },
+            kind::ENTER_BY => Answer::Enter(body.take(body.0.len())?),
+            kind::NAMESPACES => Answer::Namespaces,
+            kind::TRAP => Answer::Trap,
             _ => return None,
         };
         body.end()?;

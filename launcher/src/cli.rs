@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::kube::target::{Kind, Workload};
+use crate::placement::Method;
 use crate::pod::proxy::ProxyAddress;
 use crate::scope::Rule;
 
@@ -47,6 +48,10 @@ pub struct Run {
     /// Have nothing but this go to the cluster; --local comes before it (repeatable)
     #[arg(long, value_name = "NAME|CIDR[:PORT]")]
     pub only: Vec<Rule>,
+
+    /// How the command is kept under tp
+    #[arg(long, value_enum, value_name = "METHOD", env = "TP_METHOD", default_value_t = Method::Auto)]
+    pub method: Method,
 
     /// Write the pod's environment to this file too, in dotenv syntax
     #[arg(long, value_name = "FILE")]

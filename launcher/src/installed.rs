@@ -1,4 +1,5 @@
-//! Where tp's own files are: `bin/tp`, `lib/tp/libtp_shim.so`, `lib/tp/tp-agent`, wherever the whole was put.
+//! Where tp's own files are: `bin/tp`, `lib/tp/libtp_shim.so`, `lib/tp/tp-inside`, `lib/tp/tp-agent`, wherever the
+//! whole was put.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,12 @@ impl Installed {
             )));
         }
         Ok(path)
+    }
+
+    /// The program that enters namespaces and filters.
+    #[must_use]
+    pub fn inside(&self) -> PathBuf {
+        self.lib.join("tp-inside")
     }
 
     /// The agent's program.

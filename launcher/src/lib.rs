@@ -15,12 +15,16 @@ pub mod kube;
 pub mod method;
 pub mod names;
 pub mod nameserver;
+pub mod placement;
 pub mod pod;
 pub mod report;
 pub mod resolver;
 pub mod run;
 pub mod scope;
+pub mod services;
 pub mod session;
 pub mod shim;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod trap;
+pub mod vif;

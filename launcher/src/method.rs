@@ -55,7 +55,7 @@ pub enum CommandError {
 }
 
 /// A program that would run unhooked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{} {reason}", path.display())]
 pub struct Refusal {
     /// The program's file; for a script, its interpreter's.
@@ -93,11 +93,11 @@ pub enum Reason {
     Unreadable(String),
 }
 
-/// Finds a command as execvp(3) would and checks it.
+/// Finds a command as execvp(3) would, and judges whether the shim can enter it.
 ///
 /// # Errors
-/// If it is not there, not executable, or would run unhooked.
-pub fn find(command: &OsStr) -> Result<PathBuf, CommandError> {
+/// If it is not there or not executable.
+pub fn find(command: &OsStr) -> Result<(PathBuf, Result<(), Refusal>), CommandError> {
     let path = search(command)?;
     let not_executable = |source| CommandError::NotExecutable { path: path.clone(), source };
     let metadata = path.metadata().map_err(not_executable)?;
@@ -105,8 +105,8 @@ pub fn find(command: &OsStr) -> Result<PathBuf, CommandError> {
         return Err(not_executable(io::Error::from(io::ErrorKind::IsADirectory)));
     }
     access(&path, AccessFlags::X_OK).map_err(|errno| not_executable(errno.into()))?;
-    classify(&path)?;
-    Ok(path)
+    let judged = classify(&path);
+    Ok((path, judged))
 }
 
 fn search(command: &OsStr) -> Result<PathBuf, CommandError> {

@@ -29,14 +29,16 @@ use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
 use crate::kube::agent::Image;
-use crate::method;
+use crate::method::{self, CommandError};
 use crate::names::Names;
 use crate::nameserver::Nameservers;
+use crate::placement::{Method, Place, Placement};
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::report::Failure;
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
+use crate::services::Services;
 use crate::session::{self, Session};
 use crate::shim::{Answers, Server};
 
@@ -52,7 +54,11 @@ const RES_OPTIONS: &str = "RES_OPTIONS";
 /// Whatever keeps it from being started.
 pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure> {
     let (program, arguments) = options.command.split_first().ok_or(Failure::NoCommand)?;
-    let path = method::find(program)?;
+    let (path, judged) = method::find(program)?;
+    let method = options.method;
+    if method == Method::Shim {
+        judged.clone().map_err(CommandError::Refused)?;
+    }
     let installed = Installed::find()?;
     let shim = installed.shim()?;
     let folder = Folder::make()?;
@@ -80,25 +86,36 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let scope = Arc::new(Scope::new(options.local, options.only));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
     let resolver = files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
-    let nameservers = Nameservers::new(Arc::clone(&side.pod));
-    let names = Arc::new(Names::new(side.pod, Arc::clone(&scope)));
-    let answers = Answers {
+    let services = Arc::new(Services {
         gate: Arc::clone(&gate),
         flows: Arc::clone(&flows),
-        names,
+        names: Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope))),
         scope,
         resolver,
-        nameservers,
-        shim: shim.clone(),
-    };
+        nameservers: Nameservers::new(Arc::clone(&side.pod)),
+        pod: side.pod,
+    });
+    let placement = Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone());
+    let place = placement.place(judged).map_err(CommandError::Refused)?;
+    let answers = Answers { services, placement, shim: shim.clone() };
     let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
 
-    let mut command = Command::new(&path);
+    let mut command = match place {
+        Place::Shim => Command::new(&path),
+        Place::Inside => Command::new(installed.inside()),
+    };
     command.arg0(program).args(arguments);
     command.envs(side.environment.iter());
-    command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
-    command.env(env::SOCKET, server.path()).env(env::SHIM, &shim);
-    command.env(env::GATE, format!("{},{}", ports.0, ports.1));
+    command.env(env::SOCKET, server.path());
+    match place {
+        Place::Shim => {
+            command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
+            command.env(env::SHIM, &shim).env(env::GATE, format!("{},{}", ports.0, ports.1));
+        }
+        Place::Inside => {
+            command.env(env::PROGRAM, &path);
+        }
+    }
     info!(program = %path.display(), "started");
     let ended = tokio::select! {
         ended = child::run(command, signals) => ended,

@@ -22,7 +22,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use nix::sys::socket::MsgFlags;
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
@@ -33,15 +32,16 @@ use tp_abi::wire::{
 };
 use tracing::{debug, warn};
 
-use crate::flows::{Flows, Way};
-use crate::gate::{Gate, Opening, unmapped};
+use crate::flows::Way;
+use crate::gate::{Opening, unmapped};
 use crate::method;
 use crate::names::Names;
-use crate::nameserver::Nameservers;
+use crate::placement::{Entry, Place, Placement};
 use crate::pod::Want;
 use crate::resolver::Resolver;
-use crate::scope::Scope;
+use crate::services::Services;
 use crate::sys;
+use crate::vif::Vif;
 
 /// A shim sends its question at once; a peer that does not is no shim.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
@@ -91,18 +91,10 @@ impl Server {
 
 /// Those who know the answers.
 pub struct Answers {
-    /// Connects.
-    pub gate: Arc<Gate>,
-    /// Datagrams.
-    pub flows: Arc<Flows>,
-    /// Lookups.
-    pub names: Arc<Names>,
-    /// What is the pod's at all.
-    pub scope: Arc<Scope>,
-    /// The pod's resolver settings, where they are known.
-    pub resolver: Option<Resolver>,
-    /// Nameservers on loopback.
-    pub nameservers: Nameservers,
+    /// Connections, datagrams, names.
+    pub services: Arc<Services>,
+    /// Who is started how.
+    pub placement: Placement,
     /// Where the shim is, which programs must find there.
     pub shim: PathBuf,
 }
@@ -158,19 +150,17 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
     debug!(pid = peer.pid, "asked: {}", Spoken(question));
     let mut reply = [0; MESSAGE_MAX];
     let asker = Pid::from_raw(peer.pid);
-    let mut after = None;
-    let length = answer(asker, question, attached, answers, &mut reply, &mut after)
+    let mut beside = Beside::default();
+    let length = answer(asker, question, attached, answers, &mut reply, &mut beside)
         .await
         .ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
-    // The one message of a new connection always has room.
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    let sent = nix::sys::socket::send(connection.as_raw_fd(), reply, flags);
-    if let Some(opening) = after {
-        answers.gate.begin(opening);
+    let descriptors = beside.enters.as_ref().map(|vif| vif.namespaces().as_slice()).unwrap_or_default();
+    let sent = sys::socket::reply(connection.as_raw_fd(), reply, descriptors);
+    if let Some(opening) = beside.opens {
+        answers.services.gate.begin(opening);
     }
-    sent?;
-    Ok(())
+    sent
 }
 
 /// Waits for a question that is not there yet.
@@ -204,12 +194,22 @@ impl fmt::Display for Spoken<'_> {
                 write!(f, "datagrams of {cookie:x} to {}", from_wire(asked))
             }
             Question::Relayed { relay } => write!(f, "who is behind {}", from_wire(relay)),
+            Question::Enter => write!(f, "what to enter"),
+            Question::Trapped { .. } => write!(f, "a filter is on"),
         }
     }
 }
 
-/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits. `after` is
-/// what has to begin when the answer is sent. A question without its descriptor comes from a launcher that had no room
+/// What goes with an answer.
+#[derive(Default)]
+struct Beside {
+    /// Begins when the answer is sent.
+    opens: Option<Opening>,
+    /// Its namespaces are attached.
+    enters: Option<Arc<Vif>>,
+}
+
+/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits. A question without its descriptor comes from a launcher that had no room
 /// for it: the kernel drops what it cannot install (unix(7), `MSG_CTRUNC`).
 async fn answer(
     asker: Pid,
@@ -217,53 +217,66 @@ async fn answer(
     attached: Option<OwnedFd>,
     answers: &Answers,
     reply: &mut [u8],
-    after: &mut Option<Opening>,
+    beside: &mut Beside,
 ) -> Option<usize> {
     let answer = match question {
         Question::Connect { asked, .. } | Question::Flow { asked } | Question::Connected { asked, .. }
-            if !answers.scope.is_pods(from_wire(asked)) =>
+            if !answers.services.scope.is_pods(from_wire(asked)) =>
         {
             Answer::Pass
         }
         Question::Connect { cookie, asked, v6_socket } => {
             let opened = match attached {
-                Some(socket) => answers.gate.open(asker, cookie, socket, from_wire(asked), v6_socket),
+                Some(socket) => {
+                    answers.services.gate.open(asker, cookie, socket, from_wire(asked), v6_socket)
+                }
                 None => Err(code::ENOBUFS),
             };
             opened.map_or_else(Answer::Errno, |(parked, opening)| {
-                *after = opening;
+                beside.opens = opening;
                 Answer::Park(to_wire(parked))
             })
         }
         Question::Peer { cookie } => {
-            answers.gate.asked(cookie).map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
+            answers.services.gate.asked(cookie).map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
         }
-        Question::Why { cookie } => answers.gate.failure(cookie).map_or(Answer::Pass, Answer::Errno),
-        Question::Lookup { want, name } => return lookup(&answers.names, want, name, reply).await,
+        Question::Why { cookie } => answers.services.gate.failure(cookie).map_or(Answer::Pass, Answer::Errno),
+        Question::Lookup { want, name } => return lookup(&answers.services.names, want, name, reply).await,
         Question::Reverse { address } => {
-            return match answers.names.reverse(from_wire(address).ip()).await {
+            return match answers.services.names.reverse(from_wire(address).ip()).await {
                 Ok(name) if name.len() <= NAME_MAX => Answer::Name(name.as_bytes()).encode(reply),
                 Ok(_too_long) => Answer::Failed(eai::FAIL).encode(reply),
                 Err(error) => Answer::Failed(error.eai).encode(reply),
             };
         }
-        Question::Exec => may_start(asker, attached, answers.shim.clone()).await,
-        Question::Resolver => match &answers.resolver {
+        Question::Exec => return may_start(asker, attached, answers, reply).await,
+        Question::Enter => enter(answers, beside).await,
+        Question::Trapped { listener } => match answers.placement.trapped(asker, listener) {
+            Ok(()) => Answer::Pass,
+            Err(error) => {
+                warn!(%error, "a filter is out of reach");
+                Answer::Errno(error.raw_os_error().unwrap_or(code::EPERM))
+            }
+        },
+        Question::Resolver => match &answers.services.resolver {
             Some(known) => return resolver(known, reply),
             None => Answer::Pass,
         },
         Question::Local { v6 } => answers
+            .services
             .gate
             .own_address(v6)
             .map_or(Answer::Pass, |ip| Answer::Local(to_wire(SocketAddr::new(ip, 0)))),
-        Question::Nameserver { address } => nameserver(answers, from_wire(address)),
-        Question::Flow { asked } => way(answers.flows.shared(from_wire(asked))),
+        Question::Nameserver { address } => nameserver(&answers.services, from_wire(address)),
+        Question::Flow { asked } => way(answers.services.flows.shared(from_wire(asked))),
         Question::Connected { asked, fd, .. } => match attached {
-            Some(socket) => way(answers.flows.connected(from_wire(asked), socket, (asker.as_raw(), fd))),
+            Some(socket) => {
+                way(answers.services.flows.connected(from_wire(asked), socket, (asker.as_raw(), fd)))
+            }
             None => Answer::Errno(code::ENOBUFS),
         },
         Question::Relayed { relay } => {
-            let behind = answers.flows.behind(from_wire(relay));
+            let behind = answers.services.flows.behind(from_wire(relay));
             behind.map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))
         }
     };
@@ -272,17 +285,41 @@ async fn answer(
 
 /// Judges a start aside from all other questions: the file may be on a slow disk, or on one that a program of the run
 /// serves (fuse(4)), and nobody may be reading what is said of it.
-async fn may_start(asker: Pid, attached: Option<OwnedFd>, shim: PathBuf) -> Answer<'static> {
-    let Some(file) = attached else { return Answer::Errno(code::ENFILE) };
-    let judged = tokio::task::spawn_blocking(move || {
-        method::classify_descriptor(file, asker, &shim).inspect_err(|refusal| {
+async fn may_start(
+    asker: Pid,
+    attached: Option<OwnedFd>,
+    answers: &Answers,
+    reply: &mut [u8],
+) -> Option<usize> {
+    let Some(file) = attached else { return Answer::Errno(code::ENFILE).encode(reply) };
+    let shim = answers.shim.clone();
+    let judged =
+        tokio::task::spawn_blocking(move || method::classify_descriptor(file, asker, &shim)).await.ok()?;
+    match answers.placement.place(judged) {
+        Ok(Place::Shim) => Answer::Pass.encode(reply),
+        Ok(Place::Inside) => {
+            Answer::Enter(answers.placement.inside().as_os_str().as_encoded_bytes()).encode(reply)
+        }
+        Err(refusal) => {
             // The shim is answered, whether somebody reads this or not.
-            let _ = writeln!(io::stderr(), "tp: not started: {refusal}");
-        })
-    });
-    match judged.await {
-        Ok(Ok(())) => Answer::Pass,
-        Ok(Err(_)) | Err(_) => Answer::Errno(code::EPERM),
+            let told = move || writeln!(io::stderr(), "tp: not started: {refusal}");
+            let _ = tokio::task::spawn_blocking(told).await;
+            Answer::Errno(code::EPERM).encode(reply)
+        }
+    }
+}
+
+async fn enter(answers: &Answers, beside: &mut Beside) -> Answer<'static> {
+    match answers.placement.entry().await {
+        Ok(Entry::Vif(vif)) => {
+            beside.enters = Some(vif);
+            Answer::Namespaces
+        }
+        Ok(Entry::Trap) => Answer::Trap,
+        Err(error) => {
+            warn!(%error, "nothing can be entered");
+            Answer::Errno(code::EPERM)
+        }
     }
 }
 
@@ -307,13 +344,13 @@ fn resolver(resolver: &Resolver, reply: &mut [u8]) -> Option<usize> {
 
 /// A program may ask a nameserver of its own choice. One on the laptop's loopback is the laptop's, unless the pod uses that
 /// address itself.
-fn nameserver(answers: &Answers, address: SocketAddr) -> Answer<'static> {
-    let Some(resolver) = &answers.resolver else { return Answer::Errno(code::ENETUNREACH) };
+fn nameserver(services: &Services, address: SocketAddr) -> Answer<'static> {
+    let Some(resolver) = &services.resolver else { return Answer::Errno(code::ENETUNREACH) };
     let own = address.ip().is_loopback() || address.ip().is_unspecified();
-    if !resolver.is_pods(address) && (own || !answers.scope.is_pods(address)) {
+    if !resolver.is_pods(address) && (own || !services.scope.is_pods(address)) {
         return Answer::Pass;
     }
-    match answers.nameservers.at(address) {
+    match services.nameservers.at(address) {
         Ok(here) => Answer::Nameserver(to_wire(here)),
         Err(error) => {
             warn!(%address, %error, "cannot speak for a nameserver");

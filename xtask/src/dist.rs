@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: tp as it is installed on people's machines.
 //!
-//! Three builds, because their parts live under different laws: the launcher is an ordinary program, the shim has no
-//! std and its own profile, and the agent is linked statically as it runs in an image that has no libc.
+//! A build for each kind, because their parts live under different laws: the launcher is an ordinary program, the shim
+//! has no std and its own profile, and the agent and tp-inside are linked statically: they run where there is no libc.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -43,6 +43,13 @@ fn parts() -> miette::Result<Vec<Part>> {
             mode: 0o644,
             build: words("-p tp-shim --profile shim"),
             rustflags: None,
+        },
+        Part {
+            place: "lib/tp/tp-inside",
+            mode: 0o755,
+            // Static: it must start wherever the program can, and in no time.
+            build: words(&format!("-p tp-inside --bin tp-inside --profile agent --target {host}")),
+            rustflags: Some("-C target-feature=+crt-static"),
         },
         Part {
             place: "lib/tp/tp-agent",

@@ -42,7 +42,7 @@ enum Task {
     },
     /// Format, lints, documentation, unit tests, size and layers of the sources. Needs no cluster.
     Check,
-    /// Install tp as people would: bin/tp, lib/tp/libtp_shim.so, lib/tp/tp-agent.
+    /// Install tp as people would: bin/tp, lib/tp/libtp_shim.so, lib/tp/tp-inside, lib/tp/tp-agent.
     Dist {
         /// The folder to install into; a folder that the laptop's user can read by default.
         #[arg(long)]

@@ -21,6 +21,8 @@ fn every_question_comes_back_as_itself() {
         Question::Flow { asked: V6 },
         Question::Connected { cookie: 3, fd: -1, asked: V4 },
         Question::Relayed { relay: V4 },
+        Question::Enter,
+        Question::Trapped { listener: 7 },
     ] {
         let mut buffer = [0; MESSAGE_MAX];
         let length = question.encode(&mut buffer).unwrap();
@@ -58,6 +60,9 @@ fn every_answer_comes_back_as_itself() {
         Answer::Local(V6),
         Answer::Relay { relay: V4, connected: true },
         Answer::Relay { relay: V6, connected: false },
+        Answer::Enter(b"/usr/lib/tp/tp-inside"),
+        Answer::Namespaces,
+        Answer::Trap,
     ] {
         let mut buffer = [0; MESSAGE_MAX];
         let length = answer.encode(&mut buffer).unwrap();

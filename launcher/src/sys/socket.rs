@@ -1,11 +1,11 @@
 //! Socket calls of the gate and of the shim's listener.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
-    bind, listen, recvmsg, socket,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    UnixAddr, accept4, bind, listen, recvmsg, sendmsg, socket,
 };
 
 /// States of a TCP socket that the gate tells apart (include/net/tcp_states.h, reported by `TCP_INFO`, tcp(7)).
@@ -187,6 +187,19 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Ow
         }
     }
     Ok((message.bytes, received.into_iter().next()))
+}
+
+/// Sends one message with descriptors; a message of a connection that nothing was sent on always has room.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn reply(socket: RawFd, message: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = descriptors.iter().map(OwnedFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(socket, &[IoSlice::new(message)], control, flags, None)?;
+    Ok(())
 }
 
 fn get_option<T: Copy>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {

@@ -1,0 +1,9 @@
+//! What of tp runs inside: where a program is that the shim cannot enter.
+//!
+//! A namespace is entered, and a seccomp filter put on, by a process itself, and by none that has threads. So the
+//! launcher starts this small static program in place of the one that was meant; it [asks](enter) the launcher what
+//! keeps that program under it, does that, and becomes the program: same process, same arguments, same descriptors.
+//!
+//! Invariant: what cannot be entered is not started.
+
+pub mod enter;
