@@ -8,6 +8,10 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub mod control;
+pub mod decide;
 pub mod env;
 pub mod errno;
+pub mod number;
+pub mod sockaddr;
 pub mod wire;

@@ -191,4 +191,17 @@ mod tests {
             assert_eq!(ours, libcs);
         }
     }
+
+    #[test]
+    fn the_kernels_numbers_are_libcs() {
+        macro_rules! same {
+            ($($name:ident)*) => { $(assert_eq!(tp_abi::number::$name, libc::$name);)* };
+        }
+        same! {
+            AF_UNSPEC AF_UNIX AF_INET AF_INET6 SOCK_STREAM SOCK_DGRAM SOCK_RAW IPPROTO_IP IPPROTO_ICMP IPPROTO_TCP
+            IPPROTO_UDP IPPROTO_IPV6 IPPROTO_SCTP IPPROTO_UDPLITE IPPROTO_MPTCP SOL_SOCKET SO_BINDTODEVICE
+            SO_BINDTOIFINDEX TCP_FASTOPEN_CONNECT IP_PKTINFO IP_UNICAST_IF IPV6_PKTINFO IPV6_UNICAST_IF
+        }
+        assert_eq!(size_of::<libc::sockaddr_in6>(), tp_abi::sockaddr::ROOM);
+    }
 }

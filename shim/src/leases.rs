@@ -31,7 +31,7 @@ impl Endpoint {
     /// The address as a key.
     pub(crate) const fn of(address: Address) -> Self {
         let ip = match address.ip {
-            Ip::V4(ip) => crate::sockaddr::mapped(ip),
+            Ip::V4(ip) => tp_abi::sockaddr::mapped(ip),
             Ip::V6(ip) => ip,
         };
         Self { ip: u128::from_be_bytes(ip), port: address.port }
@@ -39,7 +39,7 @@ impl Endpoint {
 
     /// The address that was made a key.
     pub(crate) const fn address(self) -> Address {
-        Address { ip: crate::sockaddr::unmapped(self.ip.to_be_bytes()), port: self.port, scope: 0 }
+        Address { ip: tp_abi::sockaddr::unmapped(self.ip.to_be_bytes()), port: self.port, scope: 0 }
     }
 }
 

@@ -17,8 +17,6 @@
 
 mod ask;
 mod config;
-mod control;
-mod decide;
 mod environment;
 mod hostent;
 mod leases;
@@ -27,7 +25,6 @@ mod note;
 mod program;
 mod relays;
 mod resolver;
-mod sockaddr;
 mod sys;
 
 #[cfg(not(test))]

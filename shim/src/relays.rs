@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::leases::{Endpoint, Lease, Table};
 use crate::note::note;
 use core::ffi::c_int;
-use tp_abi::env::RELAY_V4;
+use tp_abi::decide;
 use tp_abi::errno::LAUNCHER_GONE;
-use tp_abi::wire::{Address, Answer, Ip, Question};
+use tp_abi::wire::{Address, Answer, Question};
 
 /// Seconds that an answer is good.
 const LEASE: u32 = 10;
@@ -112,17 +112,9 @@ fn question(
     }
 }
 
-/// Can this be a relay, by its address alone? IPv6 has one loopback address for all.
-pub(crate) const fn may_be(source: Address) -> bool {
-    match source.ip {
-        Ip::V4(ip) => u32::from_ne_bytes(ip) == u32::from_ne_bytes(RELAY_V4),
-        Ip::V6(ip) => u128::from_be_bytes(ip) == 1,
-    }
-}
-
 /// The destination whose datagrams come from `source`, if that is a relay.
 pub(crate) fn behind(config: &Config, source: Address) -> Option<Address> {
-    if !may_be(source) {
+    if !decide::may_be_relay(source) {
         return None;
     }
     let key = Endpoint::of(source);

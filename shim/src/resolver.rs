@@ -132,7 +132,7 @@ impl State {
             0 => {
                 // SAFETY: null or libc's own, as large as this.
                 let v6 = unsafe { self.ext.nsaddrs.get(place)?.as_ref() }?;
-                let ip = crate::sockaddr::unmapped(v6.sin6_addr.s6_addr);
+                let ip = tp_abi::sockaddr::unmapped(v6.sin6_addr.s6_addr);
                 let port = u16::from_be(v6.sin6_port);
                 Some(Address { ip, port, scope: v6.sin6_scope_id })
             }

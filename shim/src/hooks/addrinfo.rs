@@ -13,13 +13,13 @@ use crate::ask::ask;
 use crate::config::{self, Config};
 use crate::name::{self, NUMERIC_MAX, Whose};
 use crate::note::note;
-use crate::sockaddr::mapped;
 use crate::{real, sys};
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;
 use libc::addrinfo;
 use tp_abi::errno::eai;
+use tp_abi::sockaddr::mapped;
 use tp_abi::wire::{
     Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question, WANT_CONFIGURED, WANT_V4, WANT_V6,
 };

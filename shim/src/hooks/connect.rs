@@ -10,14 +10,14 @@
 use super::{errno, fail};
 use crate::ask::{Slip, Unanswered, ask};
 use crate::config::{self, Config};
-use crate::decide::{self, Socket, Verdict};
 use crate::note::note;
 use crate::relays::{self, Towards};
-use crate::sockaddr::{self, ROOM};
 use crate::{real, sys};
 use core::ffi::c_int;
 use libc::{sockaddr as Sockaddr, socklen_t};
+use tp_abi::decide::{self, Socket, Verdict};
 use tp_abi::errno::LAUNCHER_GONE;
+use tp_abi::sockaddr::{self, ROOM};
 use tp_abi::wire::{Address, Answer, Question};
 
 #[unsafe(no_mangle)]
@@ -122,7 +122,7 @@ fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bo
         return 0;
     }
     let told = errno();
-    if !is_verdict(told) {
+    if !decide::is_verdict(told) {
         return result;
     }
     match why(config, cookie) {
@@ -144,22 +144,6 @@ pub(super) fn why(config: &Config, cookie: u64) -> Result<Option<c_int>, Unanswe
         Answer::Pass => Ok(None),
         _ => Err(Unanswered::Gone),
     }
-}
-
-/// Is this errno what became of the connection, and not the state of the call or of the descriptor?
-pub(super) const fn is_verdict(errno: c_int) -> bool {
-    matches!(
-        errno,
-        libc::ECONNREFUSED
-            | libc::ECONNRESET
-            | libc::ECONNABORTED
-            | libc::ETIMEDOUT
-            | libc::EHOSTUNREACH
-            | libc::ENETUNREACH
-            | libc::ENETDOWN
-            | libc::EACCES
-            | libc::EPERM
-    )
 }
 
 /// What the kernel says about a socket; [`None`] for what is none.
@@ -200,9 +184,7 @@ unsafe fn path<'a>(address: *const Sockaddr, length: socklen_t) -> Option<&'a [u
     let most = size_of::<libc::sockaddr_un>();
     let length = usize::try_from(length).ok().filter(|_| !address.is_null())?.min(most);
     // SAFETY: the caller's promise.
-    let bytes = unsafe { core::slice::from_raw_parts(address.cast::<u8>(), length) };
-    (sockaddr::family(bytes)? == libc::AF_UNIX).then_some(())?;
-    bytes.get(2..)?.split(|byte| *byte == 0).next()
+    sockaddr::path(unsafe { core::slice::from_raw_parts(address.cast::<u8>(), length) })
 }
 
 const fn word(answer: &Result<Answer<'_>, Unanswered>) -> &'static [u8] {

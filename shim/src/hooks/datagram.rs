@@ -5,15 +5,15 @@
 
 use super::connect::facts;
 use crate::config::Config;
-use crate::control;
-use crate::decide::{self, Verdict};
 use crate::note::note;
 use crate::relays::{self, Towards};
-use crate::sockaddr::{self, Spelled};
 use crate::sys;
 use core::ffi::{c_int, c_void};
 use libc::{msghdr, sockaddr as Sockaddr, socklen_t};
+use tp_abi::control;
+use tp_abi::decide::{self, Verdict};
 use tp_abi::errno::LAUNCHER_GONE;
+use tp_abi::sockaddr::{self, Spelled};
 use tp_abi::wire::Address;
 
 /// What is done with data that has an address.
@@ -70,7 +70,7 @@ pub(super) fn way(config: &Config, fd: c_int, to: &[u8], flags: c_int) -> Way {
         return Way::Pass;
     }
     let Some(socket) = facts(fd) else { return Way::Pass };
-    let Some(spelled) = destination(socket.domain, to) else { return Way::Pass };
+    let Some(spelled) = sockaddr::destination(socket.domain, to) else { return Way::Pass };
     match decide::send(socket, spelled, opens) {
         Verdict::Pass(_) => Way::Pass,
         Verdict::Carry { .. } => Way::Open,
@@ -102,21 +102,6 @@ fn relay_of(config: &Config, fd: c_int) -> Option<(Address, Address)> {
     let length = sys::peer(fd, &mut room)?;
     let peer = sockaddr::read(room.get(..length)?)?.address;
     Some((peer, relays::behind(config, peer)?))
-}
-
-/// An IPv4 datagram socket takes `AF_UNSPEC` for `AF_INET` (ip(7)), so it must be read as such here.
-fn destination(domain: c_int, bytes: &[u8]) -> Option<Spelled> {
-    if domain == libc::AF_INET && sockaddr::family(bytes) == Some(libc::AF_UNSPEC) {
-        let mut room = [0; sockaddr::ROOM];
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        let [low, high] = (libc::AF_INET as u16).to_ne_bytes();
-        let [first, second, ..] = &mut room;
-        (*first, *second) = (low, high);
-        return sockaddr::read(room.get(..bytes.len())?);
-    }
-    sockaddr::read(bytes)
 }
 
 /// Exchanges the control messages of a message to a relay for those that can go there; `false` if there is no room.

@@ -12,7 +12,7 @@ use crate::config::{self, SOCKET_PATH_MAX};
 use crate::real;
 use core::ffi::{CStr, c_char, c_int};
 use libc::{FILE, mode_t};
-use tp_abi::env;
+use tp_abi::decide;
 
 /// Room for the run's folder, a file's name and a NUL.
 type Path = [u8; SOCKET_PATH_MAX + 16];
@@ -27,12 +27,7 @@ unsafe fn pods(path: *const c_char, room: &mut Path) -> Option<*const c_char> {
         if path.is_null() || *path != b'/' as c_char || *path.add(1) != b'e' as c_char {
             return None;
         }
-        let rest = CStr::from_ptr(path).to_bytes().strip_prefix(b"/etc/")?;
-        let name = match rest {
-            b"resolv.conf" => env::RESOLV_CONF,
-            b"hosts" => env::HOSTS,
-            _ => return None,
-        };
+        let name = decide::pods_file(CStr::from_ptr(path).to_bytes())?;
         in_folder(config::get()?.socket_path()?, name, room)
     }
 }

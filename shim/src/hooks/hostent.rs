@@ -9,13 +9,14 @@ use super::{errno, set_errno, set_h_errno};
 use crate::config::{self, Config};
 use crate::hostent::{Host, lay_out};
 use crate::name::Whose;
-use crate::sockaddr::unmapped;
-use crate::{decide, real};
+use crate::real;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use libc::{hostent, size_t, socklen_t};
+use tp_abi::decide;
 use tp_abi::errno::{eai, host};
+use tp_abi::sockaddr::unmapped;
 use tp_abi::wire::{Address, Ip, MESSAGE_MAX, WANT_V4, WANT_V6};
 
 unsafe extern "C" {

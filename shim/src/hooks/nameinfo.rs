@@ -3,11 +3,12 @@
 use super::{errno, set_errno};
 use crate::ask::ask;
 use crate::config::{self, Config};
-use crate::{decide, real, sockaddr};
+use crate::real;
 use core::ffi::{c_char, c_int};
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::errno::eai;
 use tp_abi::wire::{Address, Answer, NAME_MAX, Question};
+use tp_abi::{decide, sockaddr};
 
 /// Room for a question about an address and its answer.
 pub(super) type NameRoom = [u8; NAME_MAX + 65];

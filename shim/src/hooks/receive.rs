@@ -7,9 +7,9 @@
 use crate::config::{self, Config};
 use crate::real;
 use crate::relays;
-use crate::sockaddr::{self, ROOM};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{mmsghdr, msghdr, size_t, sockaddr as Sockaddr, socklen_t, ssize_t};
+use tp_abi::sockaddr::{self, ROOM};
 
 /// The kernel takes no more messages at once (UIO_MAXIOV).
 const MESSAGES_MAX: usize = 1024;

@@ -11,10 +11,10 @@ use super::connect::{by_gate, bytes};
 use super::datagram::{Place, Way, bring_through, must_change, way};
 use super::fail;
 use crate::config::{self, Config};
-use crate::control;
 use crate::real;
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{mmsghdr, msghdr, size_t, sockaddr as Sockaddr, socklen_t, ssize_t};
+use tp_abi::control;
 
 /// Messages of one sendmmsg(2) that are sent at once: their copies take 3 kB of the caller's stack.
 const AT_ONCE: usize = 32;

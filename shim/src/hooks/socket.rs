@@ -4,14 +4,14 @@
 //! The kernel knows the park, not where the program wanted to go, and knows why the launcher made a socket fail, not
 //! why the far end did. The launcher knows both, by the socket's cookie.
 
-use super::connect::{bytes, cookie, facts, is_verdict, why};
+use super::connect::{bytes, cookie, facts, why};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
-use crate::control;
-use crate::sockaddr::{self, ROOM};
 use crate::{real, relays, sys};
 use core::ffi::{c_int, c_void};
 use libc::{sockaddr as Sockaddr, socklen_t};
+use tp_abi::decide::{self, Fit};
+use tp_abi::sockaddr::{self, ROOM};
 use tp_abi::wire::{Address, Answer, Question};
 
 /// MPTCP (protocol 262, mptcp(7) of Linux) falls back to TCP with a peer that does not speak it, so a program that asks
@@ -76,7 +76,7 @@ pub(super) fn is_ours(config: &Config, fd: c_int, peer: Address) -> bool {
 /// The destination of a datagram socket that is connected to a relay.
 fn behind_relay(config: &Config, fd: c_int, peer: Address) -> Option<Address> {
     let datagrams = || sys::option(fd, libc::SOL_SOCKET, libc::SO_TYPE) == Some(libc::SOCK_DGRAM);
-    (relays::may_be(peer) && datagrams()).then(|| relays::behind(config, peer)).flatten()
+    (decide::may_be_relay(peer) && datagrams()).then(|| relays::behind(config, peer)).flatten()
 }
 
 /// Where the program asked to go, if the socket's peer is the gate or a relay. `written` is what the kernel said, as far as the
@@ -125,7 +125,7 @@ unsafe extern "C" fn getsockopt(
 
 /// The far end's errno instead of the gate's; the kernel's where the launcher knows of none.
 fn true_error(fd: c_int, told: c_int) -> c_int {
-    if !is_verdict(told) || !facts(fd).is_some_and(crate::decide::Socket::is_tcp) {
+    if !decide::is_verdict(told) || !facts(fd).is_some_and(decide::Socket::is_tcp) {
         return told;
     }
     let Some((config, cookie)) = config::get().zip(cookie(fd)) else { return told };
@@ -152,21 +152,10 @@ unsafe extern "C" fn setsockopt(
     unsafe { real::setsockopt(fd, level, name, value, length) }
 }
 
-/// Options that would keep a socket from its park or its relay, and that a program can do without. Fast open sends no
-/// SYN until there is data (tcp(7)); a device other than `lo` has no way to loopback (socket(7)), and packets bound to one
-/// would leave by it, addressed to 127.84.80.2. A device that is none is the kernel's to refuse: curl asks so whether
-/// something is a device or an address.
 fn unfit(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> bool {
-    match (level, name) {
-        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
-        | (libc::IPPROTO_IP, libc::IP_UNICAST_IF)
-        | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF) => true,
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => !control::is_loopbacks_v6(value),
-        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
-            let device = value.split(|byte| *byte == 0).next();
-            device.is_some_and(|device| !matches!(device, b"" | b"lo") && sys::is_device(fd, device))
-        }
-        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => !control::is_loopback(value.first_chunk()),
-        _ => false,
+    match decide::option(level, name, value) {
+        Fit::Fits => false,
+        Fit::Unfit => true,
+        Fit::UnfitDevice(device) => sys::is_device(fd, device),
     }
 }

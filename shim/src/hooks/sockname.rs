@@ -11,10 +11,11 @@ use super::connect::{bytes, cookie, facts};
 use super::socket::{give, is_ours};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
-use crate::sockaddr::{self, ROOM};
 use crate::{real, sys};
 use core::ffi::c_int;
 use libc::{sockaddr as Sockaddr, socklen_t};
+use tp_abi::decide;
+use tp_abi::sockaddr::{self, ROOM};
 use tp_abi::wire::{Address, Answer, Ip, Question};
 
 #[unsafe(no_mangle)]
@@ -42,7 +43,7 @@ unsafe extern "C" fn getsockname(fd: c_int, address: *mut Sockaddr, length: *mut
 fn true_name<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
     // A buffer too short for an address is no question of where somebody is.
     let kernels = sockaddr::read(written)?;
-    if !is_usual_source(kernels.address.ip) || !is_to_the_cluster(config, fd) {
+    if !decide::is_usual_source(kernels.address.ip) || !is_to_the_cluster(config, fd) {
         return None;
     }
     let question = Question::Local { v6: matches!(kernels.address.ip, Ip::V6(_)) };
@@ -56,11 +57,6 @@ fn true_name<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; 
     }
 }
 
-/// What the kernel chooses for a socket that is connected to loopback and was not bound.
-const fn is_usual_source(ip: Ip) -> bool {
-    matches!(ip, Ip::V4([127, 0, 0, 1]) | Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]))
-}
-
 fn is_to_the_cluster(config: &Config, fd: c_int) -> bool {
     const SYN_SENT: u8 = 2;
     let mut room = [0; ROOM];
@@ -69,7 +65,7 @@ fn is_to_the_cluster(config: &Config, fd: c_int) -> bool {
         return peer.is_some_and(|peer| is_ours(config, fd, peer.address));
     }
     // On its way it has no peer for the kernel yet, and the launcher knows whether it is one of its own.
-    if !facts(fd).is_some_and(crate::decide::Socket::is_tcp)
+    if !facts(fd).is_some_and(decide::Socket::is_tcp)
         || sys::option::<u8>(fd, libc::IPPROTO_TCP, libc::TCP_INFO) != Some(SYN_SENT)
     {
         return false;

@@ -7,29 +7,33 @@
 //!
 //! Pure: bytes in, bytes out. Layout: `struct cmsghdr` of cmsg(3), each aligned to a `size_t`.
 
-use core::mem::offset_of;
-use libc::cmsghdr;
+use crate::number::{IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO};
 
 /// Room for the control messages of one datagram; those that programs send have less than 100 bytes.
-pub(crate) const ROOM: usize = 512;
+pub const ROOM: usize = 512;
 
 /// Control messages on their way, aligned as the kernel reads them.
 #[repr(C, align(8))]
-pub(crate) struct Room(pub(crate) [u8; ROOM]);
+pub struct Room(pub [u8; ROOM]);
 
 /// The interface that loopback is in every network namespace (`LOOPBACK_IFINDEX` of Linux).
 const LO: u32 = 1;
 
-const HEADER: usize = size_of::<cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
+/// Where `cmsg_level` and `cmsg_type` are, behind `cmsg_len`, and where the body begins.
+const LEVEL: usize = size_of::<usize>();
+const KIND: usize = LEVEL + 4;
+const HEADER: usize = KIND + 4;
 
 /// Is there anything that must not go to a relay?
-pub(crate) fn must_change(control: &[u8]) -> bool {
+#[must_use]
+pub fn must_change(control: &[u8]) -> bool {
     Messages(control).any(|message| !goes(message))
 }
 
 /// Copies what may go to a relay; the length of the copy, or [`None`] if it has no room.
-pub(crate) fn copy(control: &[u8], room: &mut Room) -> Option<usize> {
+#[must_use]
+pub fn copy(control: &[u8], room: &mut Room) -> Option<usize> {
     let mut at = 0_usize;
     for message in Messages(control).filter(|message| goes(message)) {
         let end = at.checked_add(message.len())?;
@@ -61,21 +65,22 @@ impl<'a> Iterator for Messages<'a> {
 /// May this message go to a relay?
 fn goes(message: &[u8]) -> bool {
     let int = |at: usize| message.get(at..).and_then(<[u8]>::first_chunk).map(|int| i32::from_ne_bytes(*int));
-    let kind = int(offset_of!(cmsghdr, cmsg_level)).zip(int(offset_of!(cmsghdr, cmsg_type)));
+    let kind = int(LEVEL).zip(int(KIND));
     let body = message.get(HEADER..).unwrap_or(&[]);
     match kind {
-        Some((libc::IPPROTO_IP, libc::IP_PKTINFO)) => {
+        Some((IPPROTO_IP, IP_PKTINFO)) => {
             // ipi_ifindex, then ipi_spec_dst.
             let (interface, address) = (body.first_chunk(), body.get(4..).and_then(<[u8]>::first_chunk::<4>));
             is_loopback(interface) && matches!(address, Some([127, ..] | [0, 0, 0, 0]))
         }
-        Some((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)) => is_loopbacks_v6(body),
+        Some((IPPROTO_IPV6, IPV6_PKTINFO)) => is_loopbacks_v6(body),
         _ => true,
     }
 }
 
 /// Does this `in6_pktinfo` name no interface and address, or those of loopback?
-pub(crate) fn is_loopbacks_v6(info: &[u8]) -> bool {
+#[must_use]
+pub fn is_loopbacks_v6(info: &[u8]) -> bool {
     let address = info.first_chunk::<16>().map(|address| u128::from_be_bytes(*address));
     let mapped = matches!(address, Some(mapped) if mapped >> 24 == 0x00ff_ff7f);
     let interface = info.get(16..).and_then(<[u8]>::first_chunk);
@@ -83,12 +88,16 @@ pub(crate) fn is_loopbacks_v6(info: &[u8]) -> bool {
 }
 
 /// Is this interface loopback, or none in particular?
-pub(crate) fn is_loopback(interface: Option<&[u8; 4]>) -> bool {
+#[must_use]
+pub fn is_loopback(interface: Option<&[u8; 4]>) -> bool {
     matches!(interface.map(|index| u32::from_ne_bytes(*index)), Some(0 | LO))
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
     use super::*;
 
     fn message(level: i32, kind: i32, body: &[u8]) -> Vec<u8> {
@@ -102,13 +111,13 @@ mod tests {
 
     fn v4(interface: u32, address: [u8; 4]) -> Vec<u8> {
         let body = [&interface.to_ne_bytes()[..], &address, &[0; 4]].concat();
-        message(libc::IPPROTO_IP, libc::IP_PKTINFO, &body)
+        message(IPPROTO_IP, IP_PKTINFO, &body)
     }
 
     fn v6(interface: u32, address: &str) -> Vec<u8> {
         let address: std::net::Ipv6Addr = address.parse().unwrap();
         let body = [&address.octets()[..], &interface.to_ne_bytes()].concat();
-        message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &body)
+        message(IPPROTO_IPV6, IPV6_PKTINFO, &body)
     }
 
     #[test]
@@ -118,14 +127,14 @@ mod tests {
         {
             assert!(!must_change(&stays));
         }
-        assert!(!must_change(&message(libc::IPPROTO_IP, libc::IP_TOS, &[0; 4])));
+        assert!(!must_change(&message(IPPROTO_IP, 1, &[0; 4])));
         assert!(!must_change(&[]));
     }
 
     #[test]
     fn interfaces_and_addresses_of_the_laptop_are_left_out_and_nothing_else() {
-        let tos = message(libc::IPPROTO_IP, libc::IP_TOS, &[8, 0, 0, 0]);
-        let segment = message(libc::SOL_UDP, libc::UDP_SEGMENT, &[0, 1]);
+        let tos = message(IPPROTO_IP, 1, &[8, 0, 0, 0]);
+        let segment = message(17, 103, &[0, 1]);
         for goes in [v4(2, [0; 4]), v4(0, [10, 0, 0, 1]), v6(0, "fd00::2"), v6(3, "::")] {
             let control = [&tos[..], &goes, &segment].concat();
             assert!(must_change(&control));
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_none() {
-        let long = message(libc::IPPROTO_IP, libc::IP_RETOPTS, &[0; ROOM]);
+        let long = message(IPPROTO_IP, 7, &[0; ROOM]);
         assert_eq!(copy(&long, &mut Room([0; ROOM])), None);
     }
 
