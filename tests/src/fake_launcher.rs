@@ -389,6 +389,8 @@ impl Shared {
                 Answer::Errno(libc::ENETUNREACH)
             }
             Question::Relayed { .. } => Answer::Pass,
+            // A script enters nothing.
+            Question::Enter | Question::Trapped { .. } => Answer::Errno(libc::EPERM),
             Question::Exec => {
                 let file = attached.expect("the file comes along");
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
