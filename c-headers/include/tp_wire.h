@@ -48,7 +48,7 @@ enum {
   TP_NAMESERVER_IS = 0x91, /* struct tp_address */
   TP_LOCAL_IS = 0xa0,      /* struct tp_address */
   TP_RELAY = 0xb0,         /* struct tp_relay */
-  TP_ENTER_BY = 0xc0,      /* a path without a NUL */
+  TP_ENTER_BY = 0xc0,      /* a path with a NUL */
   TP_NAMESPACES = 0xc1,    /* nothing; by SCM_RIGHTS the user, network and mount namespace */
   TP_TRAP = 0xc2,          /* nothing */
 };

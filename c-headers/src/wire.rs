@@ -10,6 +10,8 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
+use core::ffi::CStr;
+
 use codec::{Reader, Writer};
 
 pub use codec::put_address;
@@ -182,7 +184,7 @@ pub enum Answer<'a> {
     /// The pod's address; its port is 0.
     Local(Address),
     /// Start this program instead, with the one that was meant in [`crate::env::PROGRAM`] and the same arguments.
-    Enter(&'a [u8]),
+    Enter(&'a CStr),
     /// Enter the namespaces that come along by `SCM_RIGHTS`: user, network, mount, in this order.
     Namespaces,
     /// Put a seccomp filter on yourself that notifies of the calls that name an address.
@@ -388,7 +390,7 @@ impl<'a> Answer<'a> {
                 kind::RELAY
             }
             Answer::Enter(path) => {
-                writer.bytes(path)?;
+                writer.bytes(path.to_bytes_with_nul())?;
                 kind::ENTER_BY
             }
             Answer::Namespaces => kind::NAMESPACES,
@@ -419,7 +421,7 @@ impl<'a> Answer<'a> {
             kind::NAMESERVER_IS => Answer::Nameserver(body.address()?),
             kind::LOCAL_IS => Answer::Local(body.address()?),
             kind::RELAY => Answer::Relay { relay: body.address()?, connected: body.bool()? },
-            kind::ENTER_BY => Answer::Enter(body.take(body.0.len())?),
+            kind::ENTER_BY => Answer::Enter(body.path()?),
             kind::NAMESPACES => Answer::Namespaces,
             kind::TRAP => Answer::Trap,
             _ => return None,

@@ -11,6 +11,7 @@
 //! A launcher that has no descriptor left answers all the same, out of a reserve of one: connect() then fails with
 //! `ENOBUFS`, as with a kernel that has no memory for another connection.
 
+use std::ffi::CString;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, Write as _};
@@ -298,7 +299,8 @@ async fn may_start(
     match answers.placement.place(judged) {
         Ok(Place::Shim) => Answer::Pass.encode(reply),
         Ok(Place::Inside) => {
-            Answer::Enter(answers.placement.inside().as_os_str().as_encoded_bytes()).encode(reply)
+            let path = CString::new(answers.placement.inside().as_os_str().as_encoded_bytes()).ok()?;
+            Answer::Enter(&path).encode(reply)
         }
         Err(refusal) => {
             // The shim is answered, whether somebody reads this or not.

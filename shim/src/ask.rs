@@ -15,6 +15,9 @@ use tp_abi::wire::{Answer, Question};
 /// Room for a question about a socket and its answer. Small, because connect() may run on a signal stack.
 pub(crate) type Slip = [u8; 128];
 
+/// Room for the answer to a start: a path of the launcher's own.
+pub(crate) type Sheet = [u8; 1024];
+
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unanswered {

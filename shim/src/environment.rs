@@ -71,12 +71,18 @@ struct Need<'a> {
     kept: usize,
     /// `LD_PRELOAD` as the caller has it; empty where it has none.
     preload: &'a [u8],
+    /// [`env::PROGRAM`] and its value, where the child needs it.
+    program: Option<&'a CStr>,
 }
 
 /// Looks an environment through; [`None`] if it is right already.
-fn survey<'a>(config: &Config, strings: impl Iterator<Item = &'a [u8]>) -> Option<Need<'a>> {
+fn survey<'a>(
+    config: &Config,
+    strings: impl Iterator<Item = &'a [u8]>,
+    program: Option<&'a CStr>,
+) -> Option<Need<'a>> {
     let shim = config.shim.value();
-    let mut need = Need { kept: 0, preload: &[] };
+    let mut need = Need { kept: 0, preload: &[], program };
     let mut preloads = 0_usize;
     let mut right = 0_usize;
     let mut wrong = false;
@@ -93,7 +99,7 @@ fn survey<'a>(config: &Config, strings: impl Iterator<Item = &'a [u8]>) -> Optio
     }
     // Without TP_SHIM there is nothing that could be put back.
     let loaded = shim.is_none_or(|shim| preloads == 1 && lists(need.preload, shim));
-    (wrong || right != ours(config).count() || !loaded).then_some(need)
+    (wrong || right != ours(config).count() || !loaded || program.is_some()).then_some(need)
 }
 
 /// [`env::CONNECTED`] as a child gets it.
@@ -140,20 +146,21 @@ fn write_preload(room: &mut [MaybeUninit<u8>], config: &Config, rest: &[u8]) -> 
     Some(())
 }
 
-/// Runs `start` with the environment that a child must get: `given`, if that is right already. `changed` says
-/// whether it is another one.
+/// Runs `start` with the environment that a child must get: `given`, if that is right already, with `program`, which is
+/// [`env::PROGRAM`] and its value. `changed` says whether it is another one.
 ///
 /// # Safety
 /// `given` must be null or an array of strings that ends with null.
 pub(crate) unsafe fn with<T>(
     config: &Config,
     given: *const *const c_char,
+    program: Option<&CStr>,
     start: impl FnOnce(*const *const c_char, bool) -> T,
 ) -> T {
     // SAFETY: the caller's promise.
-    let Some(need) = survey(config, unsafe { strings(given) }) else { return start(given, false) };
-    // The kept strings, the launcher's, LD_PRELOAD and the null.
-    let pointers_needed = need.kept.saturating_add(env::CARRIED.len()).saturating_add(2);
+    let Some(need) = survey(config, unsafe { strings(given) }, program) else { return start(given, false) };
+    // The kept strings, the launcher's, LD_PRELOAD, the program and the null.
+    let pointers_needed = need.kept.saturating_add(env::CARRIED.len()).saturating_add(3);
     let preload_needed = need.preload.len().saturating_add(config.preload.text().map_or(0, <[u8]>::len));
     let preload_needed = preload_needed.saturating_add(2);
     // SAFETY: the caller's promise.
@@ -223,7 +230,7 @@ unsafe fn put_into(
         }
     };
     // SAFETY: the caller's promise.
-    unsafe { with(config, given, put_all) }
+    unsafe { with(config, given, None, put_all) }
 }
 
 /// [`with`] for an environment too large for the stack.
@@ -273,10 +280,13 @@ unsafe fn build(
         let text = unsafe { CStr::from_ptr(*text) }.to_bytes();
         carried(config, text).is_none()
             && (!has_preload || value(core::iter::once(text), env::LD_PRELOAD).is_none())
+            && (need.program.is_none() || value(core::iter::once(text), env::PROGRAM).is_none())
     });
     // Each of these is followed by its NUL in its entry.
     let ours = ours(config).map(|text| text.as_ptr().cast::<c_char>());
-    let all = ours.chain(has_preload.then_some(preload)).chain(kept).chain([core::ptr::null()]);
+    let program = need.program.map(CStr::as_ptr);
+    let added = ours.chain(has_preload.then_some(preload)).chain(program);
+    let all = added.chain(kept).chain([core::ptr::null()]);
     let mut places = array.iter_mut();
     for text in all {
         places.next()?.write(text);
@@ -301,7 +311,7 @@ mod tests {
         array.push(core::ptr::null());
         // SAFETY: `array` ends with null and its strings live.
         unsafe {
-            with(&config, array.as_ptr(), |environment, changed| {
+            with(&config, array.as_ptr(), None, |environment, changed| {
                 assert_eq!(changed, environment != array.as_ptr());
                 let text = strings(environment).map(|text| String::from_utf8(text.to_vec()).unwrap());
                 (text.collect(), changed)
@@ -326,7 +336,7 @@ mod tests {
         let config = Config::of(&[SOCKET, GATE, SHIM]);
         // SAFETY: null is allowed.
         let count =
-            unsafe { with(&config, core::ptr::null(), |environment, _| strings(environment).count()) };
+            unsafe { with(&config, core::ptr::null(), None, |environment, _| strings(environment).count()) };
         assert_eq!(count, 4);
     }
 

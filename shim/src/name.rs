@@ -35,7 +35,7 @@ pub(crate) fn whose(name: &[u8], node: &[u8]) -> Whose {
 /// Writes the address as numbers, as inet_pton(3) reads them, a scope as `%7`, and a NUL after it. The text is
 /// without the NUL.
 pub(crate) fn numeric(address: Address, room: &mut [u8; NUMERIC_MAX]) -> &[u8] {
-    let mut text = Text { room, length: 0 };
+    let mut text = Text::new(room);
     match address.ip {
         Ip::V4(bytes) => {
             let mut dot: &[u8] = b"";
@@ -63,13 +63,20 @@ pub(crate) fn numeric(address: Address, room: &mut [u8; NUMERIC_MAX]) -> &[u8] {
     room.get(..length).unwrap_or(&[])
 }
 
-struct Text<'r> {
-    room: &'r mut [u8; NUMERIC_MAX],
+/// Text under construction; what does not fit is cut.
+pub(crate) struct Text<'r> {
+    room: &'r mut [u8],
     length: usize,
 }
 
-impl Text<'_> {
-    fn put(&mut self, bytes: &[u8]) {
+impl<'r> Text<'r> {
+    /// Starts at the start of `room`.
+    pub(crate) const fn new(room: &'r mut [u8]) -> Self {
+        Self { room, length: 0 }
+    }
+
+    /// Appends bytes.
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Some(place) = self.room.get_mut(self.length) {
                 *place = *byte;
@@ -78,7 +85,8 @@ impl Text<'_> {
         }
     }
 
-    fn decimal(&mut self, number: u32) {
+    /// Appends a number.
+    pub(crate) fn decimal(&mut self, number: u32) {
         let mut started = false;
         for power in [1_000_000_000, 100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1_000, 100, 10, 1] {
             let digit = (number / power % 10) as u8;

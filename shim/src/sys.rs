@@ -107,6 +107,12 @@ pub(crate) unsafe fn open(directory: c_int, path: *const u8, flags: c_int) -> Re
     Owned::new(unsafe { call(libc::SYS_openat, [register(directory), path.addr(), flags, 0, 0, 0]) })
 }
 
+/// `dup(2)`: a copy that stays open over exec.
+pub(crate) fn duplicate(fd: c_int) -> Result<Owned, Errno> {
+    // SAFETY: dup takes one number.
+    Owned::new(unsafe { call(libc::SYS_dup, [register(fd), 0, 0, 0, 0, 0]) })
+}
+
 /// A socket option of fixed size; [`None`] where the descriptor has none such.
 pub(crate) fn option<T: Copy + Default>(fd: c_int, level: c_int, name: c_int) -> Option<T> {
     let mut value = T::default();

@@ -1,6 +1,6 @@
 /* exec.c VARIANT FILE: starts FILE (of this program's own kind) by that function of libc, with an environment that was
    emptied first. exec.c small VARIANT FILE: the same on the smallest stack that a thread can have. exec.c show ...: says
-   what it was started with. */
+   what it was started with, and which program TP_PROGRAM leads to. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,6 +20,8 @@ extern char **environ;
 static void show(int count, char **arguments) {
   for (int i = 1; i < count; i++) printf("%s%s", i > 1 ? " " : "", arguments[i]);
   for (char **at = environ; *at; at++) printf("\n%s", *at);
+  char meant[PATH_MAX];
+  if (getenv("TP_PROGRAM") && realpath(getenv("TP_PROGRAM"), meant)) printf("\nmeant=%s", meant);
   printf("\n");
 }
 
@@ -41,8 +43,14 @@ static int start(char **arguments) {
 #define IS(name) (!strcmp(variant, name))
   if (IS("execve")) execve(file, child, wiped);
   if (IS("execve null")) execve(file, child, NULL);
+  if (IS("execve proc")) {
+    char own[64];
+    snprintf(own, sizeof own, "/proc/self/fd/%d", open(file, O_RDONLY | O_CLOEXEC));
+    execve(own, child, wiped);
+  }
   if (IS("execv")) execv(file, child);
   if (IS("execveat")) execveat(AT_FDCWD, file, child, wiped, 0);
+  if (IS("execveat at")) execveat(open("/", O_PATH | O_CLOEXEC), file + 1, child, wiped, 0);
   if (IS("execveat fd")) execveat(open(file, O_PATH | O_CLOEXEC), "", child, wiped, AT_EMPTY_PATH);
   if (IS("fexecve")) fexecve(open(file, O_RDONLY | O_CLOEXEC), child, wiped);
   if (IS("execl")) execl(file, "exec", "show", "one", "two", NULL);

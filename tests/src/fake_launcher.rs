@@ -17,7 +17,7 @@ use nix::sys::socket::{
     listen, recvmsg, send, socket,
 };
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{IoSliceMut, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -88,6 +88,7 @@ struct State {
     names: HashMap<String, Name>,
     reverse: HashMap<IpAddr, Name>,
     forbidden: HashMap<PathBuf, i32>,
+    inside: HashMap<PathBuf, CString>,
     asked: Vec<Asked>,
     sockets: HashMap<u64, Parked>,
     released: bool,
@@ -177,6 +178,13 @@ impl FakeLauncher {
     /// Forbids a program's start.
     pub fn forbid(&self, file: &Path, errno: i32) -> &Self {
         self.shared.state().forbidden.insert(file.to_owned(), errno);
+        self
+    }
+
+    /// Has `instead` started in a program's place.
+    pub fn enter(&self, file: &Path, instead: &Path) -> &Self {
+        let instead = CString::new(instead.as_os_str().as_encoded_bytes()).unwrap();
+        self.shared.state().inside.insert(file.to_owned(), instead);
         self
     }
 
@@ -395,6 +403,11 @@ impl Shared {
                 let file = attached.expect("the file comes along");
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
                 state.asked.push(Asked::Exec(path.clone()));
+                if let Some(instead) = state.inside.get(&path) {
+                    list[..instead.count_bytes()].copy_from_slice(instead.to_bytes());
+                    let instead = CStr::from_bytes_until_nul(list).unwrap();
+                    return (Some(Answer::Enter(instead)), None);
+                }
                 state.forbidden.get(&path).copied().map_or(Answer::Pass, Answer::Errno)
             }
         };

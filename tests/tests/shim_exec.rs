@@ -10,8 +10,10 @@ use tp_tests::fake_launcher::{Asked, FakeLauncher, Far, succeeded};
 const BY_PATH: &[&str] = &[
     "execve",
     "execve null",
+    "execve proc",
     "execv",
     "execveat",
+    "execveat at",
     "execveat fd",
     "fexecve",
     "execl",
@@ -74,6 +76,57 @@ fn a_forbidden_program_is_not_started() {
     }
 }
 
+/// Steps: the launcher has another program started instead; each function starts that, with the arguments as they were
+/// given, the caller's own variable, the launcher's, and one that leads to the program that was meant. From a thread with
+/// the smallest stack there is, too.
+#[test]
+fn every_function_starts_what_the_launcher_names_instead() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    let instead = launcher.build_with("exec", "instead", &[]);
+    launcher.enter(&program, &instead);
+    for variant in BY_PATH.iter().chain(BY_NAME) {
+        let mut command = starting(&launcher, &program, variant, &program);
+        command.env("TP_PROGRAM", "another");
+        let said = succeeded(&mut command);
+        let meant = format!("\nmeant={}\n", program.display());
+        assert!(said.ends_with(&meant), "{variant}: {said}");
+        assert_eq!(said.matches("\nTP_PROGRAM=").count(), 1, "{variant}: {said}");
+        let arguments = match *variant {
+            "execl short" => "show\n",
+            "execl long" | "execle long" => "show 2 3 4 5 6 7 8 9 10 11 12 13 14\n",
+            _ => "show one two\n",
+        };
+        assert!(said.starts_with(arguments), "{variant}: {said}");
+        assert!(said.contains("\nA=1\n") || *variant == "execve null", "{variant}: {said}");
+        assert!(said.contains("\nTP_SOCKET=") && said.contains("\nTP_SHIM="), "{variant}: {said}");
+        let mut small = launcher.command(&program);
+        small.args(["small", variant]).arg(&program);
+        small.env("PATH", format!("{}:/usr/bin:/bin", launcher.folder().display()));
+        assert!(succeeded(&mut small).ends_with(&meant), "{variant}");
+    }
+}
+
+/// Steps: what the launcher names is not there; each function says so, and keeps no descriptor of the try.
+#[test]
+fn a_start_instead_fails_as_any_start() {
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("exec");
+    launcher.enter(&program, Path::new("/nowhere/at-all"));
+    for variant in BY_PATH.iter().chain(BY_NAME) {
+        let output = starting(&launcher, &program, variant, &program).output().unwrap();
+        assert_eq!(output.status.code(), Some(nix::libc::ENOENT), "{variant}");
+    }
+    let said = launcher.python(&format!(
+        "import os
+file = os.open({program:?}, os.O_RDONLY)
+before = os.listdir('/proc/self/fd')
+try: os.execve(file, ['x'], {{}})
+except FileNotFoundError: print(os.listdir('/proc/self/fd') == before)",
+    ));
+    assert_eq!(said, "True\n");
+}
+
 /// Steps: each function starts a program from a thread with the smallest stack there is, where it needs no more without
 /// the shim; the child has the shim.
 #[test]
@@ -122,11 +175,8 @@ fn a_start_fails_and_falls_back_as_without_the_shim() {
     let program = launcher.build("exec");
     let script = launcher.folder().join("tp-script");
     std::fs::write(&script, "echo script $1\n").unwrap();
-    for variant in BY_PATH
-        .iter()
-        .chain(BY_NAME)
-        .filter(|variant| !["execveat fd", "fexecve", "posix_spawn fchdir"].contains(variant))
-    {
+    let opened = ["execve proc", "execveat at", "execveat fd", "fexecve", "posix_spawn fchdir"];
+    for variant in BY_PATH.iter().chain(BY_NAME).filter(|variant| !opened.contains(variant)) {
         let missing = starting(&launcher, &program, variant, Path::new("/nowhere/at-all")).output().unwrap();
         assert_eq!(missing.status.code(), Some(2), "{variant}");
         let plain = starting(&launcher, &program, variant, &script).output().unwrap();
@@ -213,6 +263,13 @@ fn a_forbidden_shell_is_not_started_by_libc_either() {
     assert_eq!(shell("_IO_popen", "echo started"), "none: Permission denied\n");
     assert_eq!(shell("wordexp", "echo started"), "\nstatus 4\n");
     assert_eq!(shell("words", "~root"), "/root\nstatus 0\n");
+    // Nor can another program be started in its place.
+    let launcher = FakeLauncher::start();
+    let program = launcher.build("shell");
+    launcher.enter(&Path::new("/bin/sh").canonicalize().unwrap(), &program);
+    let shell = |call: &str| succeeded(launcher.command(&program).args(["not", call, "echo started"]));
+    assert_eq!(shell("system"), "status 32512\n");
+    assert_eq!(shell("popen"), "none: Operation not permitted\n");
 }
 
 /// Steps: the launcher is gone; a program still starts, and fails closed by itself.

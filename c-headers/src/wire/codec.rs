@@ -3,6 +3,8 @@
 //! Both ends must survive whatever the other sends: nothing here indexes, and a length is believed only if the bytes are
 //! there.
 
+use core::ffi::CStr;
+
 use super::{ADDRESS_LEN, Address, AddressList, HEADER_LEN, Ip, MAGIC, MESSAGE_MAX, NAME_MAX, Resolver};
 
 const FAMILY_V4: u8 = 4;
@@ -128,6 +130,11 @@ impl<'a> Reader<'a> {
             return None;
         }
         self.take(self.0.len())
+    }
+
+    /// The rest of the body, as a path with a NUL after it.
+    pub(super) fn path(&mut self) -> Option<&'a CStr> {
+        CStr::from_bytes_with_nul(self.take(self.0.len())?).ok()
     }
 
     pub(super) fn address(&mut self) -> Option<Address> {

@@ -60,7 +60,7 @@ fn every_answer_comes_back_as_itself() {
         Answer::Local(V6),
         Answer::Relay { relay: V4, connected: true },
         Answer::Relay { relay: V6, connected: false },
-        Answer::Enter(b"/usr/lib/tp/tp-inside"),
+        Answer::Enter(c"/usr/lib/tp/tp-inside"),
         Answer::Namespaces,
         Answer::Trap,
     ] {

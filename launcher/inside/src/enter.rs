@@ -13,12 +13,15 @@
 //! used with write(2) and read(2), of which no filter of ours notifies.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString, c_int};
-use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::ffi::{CStr, CString, OsStr, OsString, c_int};
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, send,
@@ -27,6 +30,9 @@ use nix::sys::socket::{
 use nix::unistd::execve;
 use tp_abi::env;
 use tp_abi::wire::{Answer, MESSAGE_MAX, Question};
+
+/// What execvp(3) runs scripts without `#!` by (`_PATH_BSHELL`).
+const SHELL: &CStr = c"/bin/sh";
 
 /// Why the program was not started.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +78,7 @@ impl EnterError {
 /// If that cannot be done. The program was not started then.
 pub fn enter() -> Result<Infallible, EnterError> {
     let launcher = variable(env::SOCKET)?;
-    let path = PathBuf::from(variable(env::PROGRAM)?);
+    let path = program(variable(env::PROGRAM)?.into());
     let question = connection(&launcher).map_err(EnterError::Launcher)?;
     let mut room = [0; MESSAGE_MAX];
     let length = Question::Enter.encode(&mut room).unwrap_or_default();
@@ -92,6 +98,18 @@ pub fn enter() -> Result<Infallible, EnterError> {
 
 fn variable(name: &'static str) -> Result<OsString, EnterError> {
     std::env::var_os(name).ok_or(EnterError::NotFromTp(name))
+}
+
+/// The program's path. One that the shim names by a descriptor has mostly a path of its own, too; what has none
+/// (memfd_create(2), a file that is gone) is executed by the descriptor. The program does not inherit it.
+fn program(path: PathBuf) -> PathBuf {
+    let descriptor = path.strip_prefix("/proc/self/fd").ok().and_then(|number| number.to_str()?.parse().ok());
+    let Some(descriptor) = descriptor else { return path };
+    // SAFETY: borrowed for one call. If it is not open, that says so, and so does execve.
+    let _ = fcntl(unsafe { BorrowedFd::borrow_raw(descriptor) }, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    let file = |path: &PathBuf| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    let itself = file(&path);
+    std::fs::read_link(&path).ok().filter(|own| itself.is_some() && file(own) == itself).unwrap_or(path)
 }
 
 fn connection(launcher: &OsStr) -> io::Result<OwnedFd> {
@@ -142,8 +160,22 @@ fn become_program(path: PathBuf) -> EnterError {
     let strings =
         |all: Vec<Vec<u8>>| all.into_iter().filter_map(|text| CString::new(text).ok()).collect::<Vec<_>>();
     let program = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
-    let Err(errno) = execve(&program, &strings(arguments.collect()), &strings(variables.collect()));
+    let (arguments, variables) = (strings(arguments.collect()), strings(variables.collect()));
+    let Err(errno) = execve(&program, &arguments, &variables);
+    let mut errno = errno;
+    if errno == Errno::ENOEXEC && !is_elf(&path) {
+        // A script without `#!` is for the shell, as execvp(3) has it.
+        let arguments = arguments.into_iter().skip(1);
+        let arguments: Vec<_> = [SHELL.to_owned(), program].into_iter().chain(arguments).collect();
+        Err(errno) = execve(SHELL, &arguments, &variables);
+    }
     EnterError::Execute { path, source: errno.into() }
+}
+
+/// A program that the kernel refuses is one of another machine, and none for the shell.
+fn is_elf(path: &Path) -> bool {
+    let mut start = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"\x7fELF"
 }
 
 /// The loader's list without the shim; [`None`] if nothing is left.

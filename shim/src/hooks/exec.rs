@@ -2,71 +2,112 @@
 //!
 //! libc's variants do not call each other by public name, so each is taken over. Two things happen before a start:
 //! the launcher is asked whether the shim will work in that file (a static or setuid program would run on the real
-//! network without a word), and the environment is made to carry the shim. The rest, the search in `PATH` and
-//! the fall-back to `/bin/sh` included, is the original's.
+//! network without a word) and may have a program of its own [started in its place](inside), and the environment is
+//! made to carry the shim. The rest, the search in `PATH` and the fall-back to `/bin/sh` included, is the original's.
 //!
 //! Invariant: a child of vfork() may call these, so nothing but the caller's own stack is written.
 
 mod actions;
+mod inside;
 pub(super) mod shell;
 pub(super) mod spawn;
 pub(super) mod variadic;
 
 use super::fail;
-use crate::ask::{Slip, Unanswered, ask};
+use crate::ask::{Sheet, Unanswered, ask};
 use crate::config::{self, Config};
 use crate::environment::{self, current, strings};
 use crate::note::note;
 use crate::program::{DEFAULT_PATH, PATH_MAX, search};
 use crate::real::{self, Strings};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, Owned};
 use core::ffi::{CStr, c_char, c_int};
 use tp_abi::wire::{Answer, Question};
 
 /// The file of a start.
 enum Program {
-    /// At a path, seen from a directory, with flags for open(2) beside `O_PATH`.
-    At(c_int, *const c_char, c_int),
+    /// At a path, seen from the folder that it will start in.
+    At(c_int, *const c_char),
+    /// At a path, seen from another folder, with flags for open(2) beside `O_PATH`.
+    From(c_int, *const c_char, c_int),
     /// Somewhere in `PATH`.
     Named(*const c_char),
     /// Open already.
     Open(c_int),
 }
 
+/// What becomes of a start.
+enum Verdict<'a> {
+    /// It goes on.
+    Free,
+    /// It fails with this errno.
+    Forbidden(c_int),
+    /// This program of the launcher's starts instead.
+    Inside(&'a CStr),
+}
+
 impl Program {
     const fn path(path: *const c_char) -> Self {
-        Self::At(libc::AT_FDCWD, path, 0)
+        Self::At(libc::AT_FDCWD, path)
     }
 
-    /// The launcher's errno, if it forbids the start. A file that cannot be found or opened is not forbidden: the
-    /// original says what is wrong with it. Without a launcher the start goes on: the child itself fails closed, if it
-    /// will have the shim. Without a descriptor to ask with, nothing starts (`EMFILE`, execve(2)).
+    /// What the launcher says. A file that cannot be found or opened is free: the original says what is wrong with it.
+    /// Without a launcher the start goes on: the child itself fails closed, if it will have the shim. Without a descriptor
+    /// to ask with, nothing starts (`EMFILE`, execve(2)).
     ///
     /// # Safety
     /// The strings must be null or end with NUL.
-    unsafe fn forbidden(&self, config: &Config) -> Option<c_int> {
+    unsafe fn judged<'a>(&self, config: &Config, room: &'a mut Sheet) -> Verdict<'a> {
         match *self {
-            Self::Open(fd) => consult(config, fd),
-            Self::At(_, path, _) | Self::Named(path) if path.is_null() => None,
+            Self::Open(fd) => consult(config, fd, room),
+            Self::At(_, path) | Self::From(_, path, _) | Self::Named(path) if path.is_null() => Verdict::Free,
             // SAFETY: the caller's promise.
-            Self::At(directory, path, flags) => unsafe {
-                match sys::open(directory, path.cast(), libc::O_PATH | flags) {
-                    Ok(file) => consult(config, file.fd()),
-                    Err(error) => exhausted(error),
-                }
+            Self::At(directory, path) => unsafe { judged_at(config, directory, path, 0, room) },
+            // SAFETY: the caller's promise.
+            Self::From(directory, path, flags) => unsafe { judged_at(config, directory, path, flags, room) },
+            // SAFETY: the caller's promise.
+            Self::Named(name) => match unsafe { searched(name) } {
+                Some(Ok(file)) => consult(config, file.fd(), room),
+                Some(Err(errno)) => Verdict::Forbidden(errno),
+                None => Verdict::Free,
             },
-            // SAFETY: the caller's promise.
-            Self::Named(file) => unsafe { searched(config, file) },
         }
     }
 }
 
-/// [`Program::forbidden`] for a name. Never inlined: its room would be a third of a small thread's stack for every start.
+/// [`Program::judged`] for a path.
+///
+/// # Safety
+/// The path must end with NUL.
+unsafe fn judged_at<'a>(
+    config: &Config,
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    room: &'a mut Sheet,
+) -> Verdict<'a> {
+    // SAFETY: the caller's promise.
+    match unsafe { sys::open(directory, path.cast(), libc::O_PATH | flags) } {
+        Ok(file) => consult(config, file.fd(), room),
+        Err(error) => exhausted(error).map_or(Verdict::Free, Verdict::Forbidden),
+    }
+}
+
+/// [`find`] without the path. Never inlined: its room would be a third of a small thread's stack for every start.
 ///
 /// # Safety
 /// The name must end with NUL.
 #[inline(never)]
-unsafe fn searched(config: &Config, name: *const c_char) -> Option<c_int> {
+unsafe fn searched(name: *const c_char) -> Option<Result<Owned, c_int>> {
+    // SAFETY: the caller's promise.
+    unsafe { find(name, &mut [0; PATH_MAX]) }
+}
+
+/// The file that a name means, open as `O_PATH`, or the errno that says that nothing can be opened. Its path is in `room`.
+///
+/// # Safety
+/// The name must end with NUL.
+unsafe fn find(name: *const c_char, room: &mut [u8; PATH_MAX]) -> Option<Result<Owned, c_int>> {
     let found = |path: &[u8]| {
         let path = path.as_ptr();
         // SAFETY: the path ends with NUL.
@@ -83,10 +124,7 @@ unsafe fn searched(config: &Config, name: *const c_char) -> Option<c_int> {
             CStr::from_ptr(name).to_bytes(),
         )
     };
-    match search(path, name, found, &mut [0; PATH_MAX])? {
-        Ok(file) => consult(config, file.fd()),
-        Err(errno) => Some(errno),
-    }
+    search(path, name, found, room)
 }
 
 /// The errno, if it says that there is nothing left to ask with.
@@ -94,17 +132,20 @@ fn exhausted(Errno(errno): Errno) -> Option<c_int> {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM).then_some(errno)
 }
 
-fn consult(config: &Config, file: c_int) -> Option<c_int> {
-    let mut room: Slip = [0; _];
-    match ask(config, &Question::Exec, Some(file), &mut room) {
+fn consult<'a>(config: &Config, file: c_int, room: &'a mut Sheet) -> Verdict<'a> {
+    match ask(config, &Question::Exec, Some(file), room) {
         Ok(Answer::Errno(errno)) => {
             note(config, |line| line.text(b"start forbidden"));
-            Some(errno)
+            Verdict::Forbidden(errno)
         }
-        Err(Unanswered::Exhausted(errno)) => Some(errno),
+        Ok(Answer::Enter(program)) => {
+            note(config, |line| line.text(b"start inside"));
+            Verdict::Inside(program)
+        }
+        Err(Unanswered::Exhausted(errno)) => Verdict::Forbidden(errno),
         // A program that changed its root may have left the launcher's socket, and the shim with it.
-        Err(_) if !is_there(config) => Some(libc::EPERM),
-        _ => None,
+        Err(_) if !is_there(config) => Verdict::Forbidden(libc::EPERM),
+        _ => Verdict::Free,
     }
 }
 
@@ -116,7 +157,8 @@ fn is_there(config: &Config) -> bool {
     })
 }
 
-/// Asks, then starts with the environment that a child must get. `Err` is the launcher's errno.
+/// Asks, then starts with the environment that a child must get: the program by `original`, or the launcher's by `instead`.
+/// `Err` is the errno of what is not started.
 ///
 /// # Safety
 /// The strings of `program` must end with NUL, and `environment` must be null or end with null.
@@ -124,13 +166,18 @@ unsafe fn start(
     program: &Program,
     environment: Strings,
     original: impl FnOnce(Strings) -> c_int,
+    instead: impl FnOnce(*const c_char, Strings) -> c_int,
 ) -> Result<c_int, c_int> {
     let Some(config) = config::get() else { return Ok(original(environment)) };
+    let mut room: Sheet = [0; _];
     // SAFETY: the caller's promise.
     unsafe {
-        match program.forbidden(config) {
-            Some(errno) => Err(errno),
-            None => Ok(environment::with(config, environment, |environment, _| original(environment))),
+        match program.judged(config, &mut room) {
+            Verdict::Forbidden(errno) => Err(errno),
+            Verdict::Free => Ok(environment::with(config, environment, None, |with, _| original(with))),
+            Verdict::Inside(file) => {
+                inside::start(config, program, environment, |with| instead(file.as_ptr(), with))
+            }
         }
     }
 }
@@ -138,34 +185,43 @@ unsafe fn start(
 /// [`start`] for the functions that give -1 and errno.
 ///
 /// # Safety
-/// As for [`start`].
-unsafe fn exec(program: &Program, environment: Strings, original: impl FnOnce(Strings) -> c_int) -> c_int {
+/// As for [`start`], and for `arguments` as for execve(2).
+unsafe fn exec(
+    program: &Program,
+    arguments: Strings,
+    environment: Strings,
+    original: impl FnOnce(Strings) -> c_int,
+) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { start(program, environment, original) }.unwrap_or_else(fail)
+    let instead = |file, with| unsafe { real::execve(file, arguments, with) };
+    // SAFETY: the caller's promise.
+    unsafe { start(program, environment, original, instead) }.unwrap_or_else(fail)
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the caller's promise, that of execve(2).
-    unsafe { exec(&Program::path(path), environment, |with| real::execve(path, arguments, with)) }
+    unsafe { exec(&Program::path(path), arguments, environment, |with| real::execve(path, arguments, with)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
     // SAFETY: the caller's promise, that of execv(3), which is execve() with `environ`.
-    unsafe { exec(&Program::path(path), current(), |with| real::execve(path, arguments, with)) }
+    unsafe { exec(&Program::path(path), arguments, current(), |with| real::execve(path, arguments, with)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
     // SAFETY: the caller's promise, that of execvp(3), which is execvpe() with `environ`.
-    unsafe { exec(&Program::Named(file), current(), |with| real::execvpe(file, arguments, with)) }
+    unsafe { exec(&Program::Named(file), arguments, current(), |with| real::execvpe(file, arguments, with)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the caller's promise, that of execvpe(3).
-    unsafe { exec(&Program::Named(file), environment, |with| real::execvpe(file, arguments, with)) }
+    unsafe {
+        exec(&Program::Named(file), arguments, environment, |with| real::execvpe(file, arguments, with))
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -181,16 +237,18 @@ unsafe extern "C" fn execveat(
     let program = if empty && flags & libc::AT_EMPTY_PATH != 0 {
         Program::Open(directory)
     } else if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
-        Program::At(directory, path, libc::O_NOFOLLOW)
+        Program::From(directory, path, libc::O_NOFOLLOW)
     } else {
-        Program::At(directory, path, 0)
+        Program::From(directory, path, 0)
     };
     // SAFETY: the caller's promise.
-    unsafe { exec(&program, environment, |with| real::execveat(directory, path, arguments, with, flags)) }
+    unsafe {
+        exec(&program, arguments, environment, |with| real::execveat(directory, path, arguments, with, flags))
+    }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the caller's promise, that of fexecve(3).
-    unsafe { exec(&Program::Open(fd), environment, |with| real::fexecve(fd, arguments, with)) }
+    unsafe { exec(&Program::Open(fd), arguments, environment, |with| real::fexecve(fd, arguments, with)) }
 }

@@ -5,7 +5,7 @@
 //! be reading, and another call may come. These functions allocate, as the three themselves do; a child of vfork()
 //! and a signal handler may call neither.
 
-use super::{Program, fail};
+use super::{Program, Verdict, fail};
 use crate::config;
 use crate::environment;
 use crate::real;
@@ -21,9 +21,13 @@ const WRDE_NOCMD: c_int = 4;
 /// Makes `environ` right for a shell. `Err` is the launcher's errno, if it forbids the shell.
 fn prepare() -> Result<(), c_int> {
     let Some(config) = config::get() else { return Ok(()) };
+    let mut room = [0; _];
     // SAFETY: the path is a string that ends with NUL.
-    if let Some(errno) = unsafe { Program::path(SHELL).forbidden(config) } {
-        return Err(errno);
+    match unsafe { Program::path(SHELL).judged(config, &mut room) } {
+        Verdict::Free => {}
+        Verdict::Forbidden(errno) => return Err(errno),
+        // libc starts no other program than this.
+        Verdict::Inside(_) => return Err(libc::EPERM),
     }
     environment::put_back(
         config,

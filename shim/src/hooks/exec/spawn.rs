@@ -18,7 +18,7 @@ unsafe fn spawn(
     actions: *const c_void,
     environment: Strings,
     searched: bool,
-    original: impl FnOnce(Strings) -> c_int,
+    original: impl FnOnce(*const c_char, Strings) -> c_int + Copy,
 ) -> c_int {
     // SAFETY: the caller's promise.
     let (folder, text) = match unsafe { (actions::folder(actions), file.is_null()) } {
@@ -35,10 +35,11 @@ unsafe fn spawn(
     let program = if searched && !text.contains(&b'/') {
         Program::Named(file)
     } else {
-        Program::At(folder.as_ref().map_or(libc::AT_FDCWD, Owned::fd), file, 0)
+        Program::At(folder.as_ref().map_or(libc::AT_FDCWD, Owned::fd), file)
     };
     // SAFETY: the caller's promise.
-    unsafe { start(&program, environment, original) }.unwrap_or_else(|errno| errno)
+    unsafe { start(&program, environment, |with| original(file, with), original) }
+        .unwrap_or_else(|errno| errno)
 }
 
 /// Defines a function of the family: the type of what it makes, and whether it looks in `PATH`.
@@ -55,7 +56,7 @@ macro_rules! spawning {
         ) -> c_int {
             // SAFETY: the caller's promise, that of posix_spawn(3), which gives its errno.
             unsafe {
-                spawn(file, actions, environment, $searched, |with| {
+                spawn(file, actions, environment, $searched, |file, with| {
                     real::$name(made, file, actions, attributes, arguments, with)
                 })
             }
