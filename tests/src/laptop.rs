@@ -21,7 +21,7 @@ use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, setgid, setgroups, setui
 
 use crate::layout::{GATEWAY_V4, LAPTOP_NETNS, LAPTOP_V4, netns_file};
 use crate::pki::Authority;
-use crate::{Error, Layout, netns, node_network, run};
+use crate::{Error, Layout, methods, netns, node_network, run};
 
 /// The laptop's user and group id: no account of any machine.
 pub const UID: u32 = 47001;
@@ -130,6 +130,9 @@ impl Laptop {
         ];
         let kept = KEPT.iter().filter_map(|&name| Some((name.to_owned(), std::env::var_os(name)?)));
         environment.extend(kept);
+        if let Some(method) = std::env::var_os(methods::VARIABLE) {
+            environment.push(("TP_METHOD".into(), method));
+        }
         environment
     }
 

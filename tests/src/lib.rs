@@ -21,6 +21,7 @@ pub mod image;
 pub mod laptop;
 pub mod layout;
 pub mod manifests;
+pub mod methods;
 pub mod netns;
 pub mod node_network;
 pub mod packages;

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::{Cluster, Error, Laptop, Layout, run};
+use crate::{Cluster, Error, Laptop, Layout, methods, run};
 
 /// The variable that names a context of the caller's kubeconfig.
 pub const CONTEXT: &str = "TP_TEST_CONTEXT";
@@ -56,6 +56,9 @@ impl Target {
                 path.push(env::var_os("PATH").unwrap_or_default());
                 let mut command = Command::new(program);
                 command.env("PATH", path);
+                if let Some(method) = env::var_os(methods::VARIABLE) {
+                    command.env("TP_METHOD", method);
+                }
                 Ok(command)
             }
         }

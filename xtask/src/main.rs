@@ -7,8 +7,10 @@ mod demo;
 mod dist;
 mod laptop;
 mod layers;
+mod matrix;
 mod step;
 mod test;
+mod totals;
 
 use std::path::PathBuf;
 
@@ -32,6 +34,8 @@ enum Task {
         #[arg(long)]
         down: bool,
     },
+    /// Every case under every method, in one table.
+    Matrix(matrix::Arguments),
     /// Measure on the test cluster, beside what one would use without tp; prints ratios of one run.
     Bench {
         /// The benches to run; all of them by default: first_byte.
@@ -61,6 +65,7 @@ fn main() -> miette::Result<()> {
     match Arguments::parse().task {
         Task::Demo => demo::run(),
         Task::Test { down } => test::run(down),
+        Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Bench { names, json } => bench::run(&names, json),
         Task::Check => check::run(),
         Task::Dist { prefix } => dist::run(prefix).map(drop),

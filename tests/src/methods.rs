@@ -1,0 +1,69 @@
+//! The methods of `tp run` that cases run under, and which cases are about one of them alone.
+//!
+//! A case says what a program sees, and that is the same whatever catches its calls: so each runs under every method,
+//! unchanged. The few that look at the means themselves stand in [`BOUND`], with the reason; the table that
+//! `cargo xtask matrix` prints shows them as such.
+
+/// The variable that names the method for all that a case runs through `tp run`; tp chooses itself without it.
+pub const VARIABLE: &str = "TP_TEST_METHOD";
+/// The methods, in the table's order: what `tp run --method` takes. `auto` is the shim for all that it can enter.
+pub const METHODS: [&str; 3] = ["auto", "vif", "trap"];
+
+/// A case, or all of a test program, that is about some methods only.
+#[derive(Debug)]
+pub struct Bound {
+    /// The test program.
+    pub program: &'static str,
+    /// The case; all of the program's if it is empty.
+    pub case: &'static str,
+    /// The methods that it is about.
+    pub methods: &'static [&'static str],
+    /// Why the others are none of its business.
+    pub why: &'static str,
+}
+
+const fn bound(
+    program: &'static str,
+    case: &'static str,
+    methods: &'static [&'static str],
+    why: &'static str,
+) -> Bound {
+    Bound { program, case, methods, why }
+}
+
+/// What is about the shim has no other method in it.
+const SHIM: &[&str] = &["auto"];
+
+/// All that are not for every method.
+pub const BOUND: &[Bound] = &[
+    bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
+    bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; no program catches anything there"),
+];
+
+/// Why the case does not run under the method; [`None`] if it does.
+#[must_use]
+pub fn why_not(program: &str, case: &str, method: &str) -> Option<&'static str> {
+    let this = |bound: &&Bound| bound.program == program && (bound.case.is_empty() || bound.case == case);
+    BOUND.iter().filter(this).find(|bound| !bound.methods.contains(&method)).map(|bound| bound.why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bound_names_methods_that_there_are_and_a_reason() {
+        for bound in BOUND {
+            assert!(!bound.why.is_empty() && !bound.methods.is_empty(), "{bound:?}");
+            assert!(bound.methods.iter().all(|method| METHODS.contains(method)), "{bound:?}");
+            assert!(METHODS.iter().any(|method| !bound.methods.contains(method)), "{bound:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_program_or_one_case_is_bound() {
+        assert!(why_not("cluster_agent", "any", "vif").is_some());
+        assert_eq!(why_not("cluster_agent", "any", "auto"), None);
+        assert_eq!(why_not("cluster_names", "any", "vif"), None);
+    }
+}
