@@ -6,22 +6,19 @@
 //! - *connect*: directly, and through microsocks by `tp run --proxy`, torsocks and proxychains-ng.
 //! - *stall*: how long an asyncio loop stands still that opens a hundred connections in one turn.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
 
-use tp_tests::figures::goal;
+use tp_tests::figures::{goal, said, said_of};
 use tp_tests::run::Background;
-use tp_tests::{Error, Figures, Laptop, Target, case, layout, run};
+use tp_tests::{Error, Figures, Laptop, Socks, Target, case, layout, run};
 
 const ROUNDS: usize = 7;
 const LOCAL_CALLS: &str = "300000";
 const STARTS: &str = "200";
 const CONNECTS: &str = "1000";
 /// Of the laptop's own network, so that nobody else has it.
-const SOCKS_PORT: &str = "21080";
-const READY_LIMIT: Duration = Duration::from_secs(10);
+const SOCKS_PORT: u16 = 21080;
 
 /// Most that a call that stays local may cost more, in ns.
 const CALL_GOAL: f64 = 100.0;
@@ -45,12 +42,11 @@ fn measure() -> Result<bool, Error> {
     let target = Target::attach()?;
     let laptop = target.laptop("the shim's price")?;
     let folder = case::Folder::new(laptop);
-    let bench = Bench { target: &target, laptop, programs: Programs::make(&folder)? };
-    let mut socks = laptop.command("microsocks")?;
-    let _socks = Background::start(socks.args(["-i", "127.0.0.1", "-p", SOCKS_PORT]).stderr(Stdio::null()))?;
+    let socks = Socks::start(laptop, SOCKS_PORT)?;
+    let programs = Programs::make(&folder, &socks)?;
+    let bench = Bench { target: &target, laptop, programs, socks };
     let mut service = Background::start(&mut bench.bare(&["serve", layout::LAPTOP_V4])?)?;
     let port = service.line()?;
-    bench.wait_for_socks()?;
     let reached = [bench.local_calls()?, bench.start()?, bench.connect(&port)?, bench.stall()?];
     Ok(reached.into_iter().all(|reached| reached))
 }
@@ -59,6 +55,7 @@ struct Bench<'a> {
     target: &'a Target,
     laptop: &'a Laptop,
     programs: Programs,
+    socks: Socks,
 }
 
 /// What is run, built and written for this run, where the laptop's user can read it.
@@ -68,10 +65,10 @@ struct Programs {
 }
 
 impl Programs {
-    fn make(folder: &case::Folder) -> Result<Self, Error> {
+    fn make(folder: &case::Folder, socks: &Socks) -> Result<Self, Error> {
         let prices = folder.path().join("prices");
         run::output(Command::new("cc").args(["-O2", "-o"]).arg(&prices).arg(case::app("prices.c")))?;
-        let chain = format!("strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {SOCKS_PORT}\n");
+        let chain = format!("strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {}\n", socks.port());
         Ok(Self { prices, proxychains_conf: folder.write("proxychains.conf", &chain, 0o644) })
     }
 }
@@ -87,23 +84,8 @@ impl Bench<'_> {
     /// `prices` under `tp run --proxy`.
     fn by_tp(&self, words: &[&str]) -> Result<Command, Error> {
         let mut tp = self.target.tp()?;
-        let proxy = format!("socks5://127.0.0.1:{SOCKS_PORT}");
-        tp.args(["run", "--proxy", &proxy, "--"]).arg(&self.programs.prices).args(words);
+        tp.args(["run", "--proxy", &self.socks.url(), "--"]).arg(&self.programs.prices).args(words);
         Ok(tp)
-    }
-
-    fn wait_for_socks(&self) -> Result<(), Error> {
-        let until = Instant::now() + READY_LIMIT;
-        loop {
-            let listens = run::output(
-                self.laptop.command("bash")?.args(["-c", &format!("</dev/tcp/127.0.0.1/{SOCKS_PORT}")]),
-            );
-            match listens {
-                Err(error) if Instant::now() > until => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-                Ok(_) => return Ok(()),
-            }
-        }
     }
 
     fn local_calls(&self) -> Result<bool, Error> {
@@ -111,7 +93,7 @@ impl Bench<'_> {
         let mut calls = Vec::new();
         for _ in 0..ROUNDS {
             let words = ["local", LOCAL_CALLS];
-            let (bare, hooked) = (prices(&mut self.bare(&words)?)?, prices(&mut self.by_tp(&words)?)?);
+            let (bare, hooked) = (said(&mut self.bare(&words)?)?, said(&mut self.by_tp(&words)?)?);
             calls = bare.keys().cloned().collect();
             for (call, price) in bare {
                 figures.add(&call, price);
@@ -139,8 +121,8 @@ impl Bench<'_> {
         let mut figures = Figures::new("a program from its start to its end", "ms");
         for _ in 0..ROUNDS {
             let words = ["start", STARTS, "/bin/true"];
-            figures.add("bare", price(&mut self.bare(&words)?, "start")? / 1e6);
-            figures.add("hooked", price(&mut self.by_tp(&words)?, "start")? / 1e6);
+            figures.add("bare", said_of(&mut self.bare(&words)?, "start")? / 1e6);
+            figures.add("hooked", said_of(&mut self.by_tp(&words)?, "start")? / 1e6);
         }
         figures.print();
         figures.keep()?;
@@ -157,7 +139,10 @@ impl Bench<'_> {
         let words = ["connect", layout::LAPTOP_V4, port, CONNECTS];
         for _ in 0..ROUNDS {
             let mut torsocks = self.laptop.command("torsocks")?;
-            torsocks.args(["-a", "127.0.0.1", "-P", SOCKS_PORT]).arg(&self.programs.prices).args(words);
+            torsocks
+                .args(["-a", "127.0.0.1", "-P", &self.socks.port()])
+                .arg(&self.programs.prices)
+                .args(words);
             let mut proxychains = self.laptop.command("proxychains4")?;
             proxychains.arg("-q").arg("-f").arg(&self.programs.proxychains_conf);
             proxychains.arg(&self.programs.prices).args(words);
@@ -167,7 +152,7 @@ impl Bench<'_> {
                 ("torsocks", &mut torsocks),
                 ("proxychains-ng", &mut proxychains),
             ] {
-                figures.add(row, price(command, "connect")? / 1e3);
+                figures.add(row, said_of(command, "connect")? / 1e3);
             }
         }
         figures.print();
@@ -196,18 +181,4 @@ impl Bench<'_> {
         figures.keep()?;
         Ok(goal("longest stall while one hangs", figures.median("one hangs"), " ms", STALL_GOAL))
     }
-}
-
-/// What `prices` says, by name.
-fn prices(command: &mut Command) -> Result<BTreeMap<String, f64>, Error> {
-    let said = run::output(command)?;
-    Ok(said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(name, price)| Some((name.to_owned(), price.parse().ok()?)))
-        .collect())
-}
-
-fn price(command: &mut Command, name: &str) -> Result<f64, Error> {
-    Ok(prices(command)?.get(name).copied().unwrap_or(f64::NAN))
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::Error;
+use crate::{Error, run};
 
 /// The variable that names a file for the figures.
 pub const JSON: &str = "TP_BENCH_JSON";
@@ -90,6 +91,21 @@ impl Figures {
         let text = format!("{:#}\n", serde_json::Value::Object(all));
         fs::write(&file, text).map_err(Error::file("write", file))
     }
+}
+
+/// The figures that a program says, one a line: a name and a number.
+pub fn said(command: &mut Command) -> Result<BTreeMap<String, f64>, Error> {
+    let said = run::output(command)?;
+    Ok(said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect())
+}
+
+/// One of them; not-a-number if the program did not say it.
+pub fn said_of(command: &mut Command, name: &str) -> Result<f64, Error> {
+    Ok(said(command)?.get(name).copied().unwrap_or(f64::NAN))
 }
 
 /// Says whether a goal was reached; gives that back.

@@ -52,6 +52,8 @@ const NEEDS: &[Need] = &[
     // What the benches compare with.
     need("/usr/bin/torsocks", "torsocks"),
     need("/usr/bin/proxychains4", "proxychains4"),
+    need("/usr/bin/slirp4netns", "slirp4netns"),
+    need("/usr/bin/pasta", "passt"),
     need("/usr/bin/gcc", "gcc"),
     need("/usr/bin/strace", "strace"),
     need("/usr/bin/fakeroot", "fakeroot"),

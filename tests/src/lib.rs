@@ -31,6 +31,7 @@ pub mod run;
 pub mod sandbox;
 pub mod servers;
 pub mod shim_build;
+pub mod socks;
 pub mod target;
 pub mod workload;
 
@@ -44,5 +45,6 @@ pub use layout::Layout;
 pub use pod_network::PodNetwork;
 pub use sandbox::Sandbox;
 pub use shim_build::shim_under_test;
+pub use socks::Socks;
 pub use target::Target;
 pub use workload::Workload;
