@@ -102,13 +102,16 @@ impl Programs {
     }
 }
 
+/// What runs `bulk` with these words in the one place or the other.
+type Through<'a> = Box<dyn Fn(&[&str]) -> Result<Command, Error> + 'a>;
+
 /// One row of the streams.
 struct Way<'a> {
     row: &'static str,
     /// Whether it is a peer that vif is compared with.
     is_peer: bool,
     mib: &'static str,
-    command: Box<dyn Fn(&[&str]) -> Result<Command, Error> + 'a>,
+    command: Through<'a>,
     address: &'static str,
 }
 
