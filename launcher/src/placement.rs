@@ -62,7 +62,7 @@ impl Placement {
     /// `inside` is the path of `tp-inside`, `folder` the run's.
     #[must_use]
     pub fn new(method: Method, inside: PathBuf, folder: PathBuf, services: Arc<Services>) -> Self {
-        let trap = Trap::new(Arc::clone(&services));
+        let trap = Trap::new(folder.clone(), Arc::clone(&services));
         Self { method, inside, folder, services, vif: OnceCell::new(), trap }
     }
 
@@ -115,6 +115,6 @@ impl Placement {
     /// Those of pidfd_getfd(2).
     pub fn trapped(&self, pid: Pid, listener: i32) -> std::io::Result<()> {
         let listener = sys::process::descriptor_of(pid.as_raw(), listener)?;
-        Arc::clone(&self.trap).adopt(listener)
+        self.trap.adopt(listener)
     }
 }

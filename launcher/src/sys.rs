@@ -2,7 +2,9 @@
 //! process calls that no safe crate wraps. Everything here takes and gives owned or borrowed descriptors and
 //! `io::Result`; no policy.
 
+pub mod message;
 pub mod process;
+pub mod seccomp;
 pub mod socket;
 
 use std::io;

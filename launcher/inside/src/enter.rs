@@ -27,9 +27,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, send,
     socket,
 };
-use nix::unistd::execve;
+use nix::unistd::{execve, read, write};
 use tp_abi::env;
 use tp_abi::wire::{Answer, MESSAGE_MAX, Question};
+
+use crate::filter::{self, FilterError};
 
 /// What execvp(3) runs scripts without `#!` by (`_PATH_BSHELL`).
 const SHELL: &CStr = c"/bin/sh";
@@ -49,6 +51,18 @@ pub enum EnterError {
     /// The namespaces cannot be entered.
     #[error("the private network cannot be entered: {0}")]
     Namespaces(#[source] io::Error),
+    /// There is no filter.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The filter is on, and the launcher cannot answer it.
+    #[error("the launcher may not look into this process ({source}): {hint}")]
+    OutOfReach {
+        /// What keeps it from that.
+        hint: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The program cannot be executed.
     #[error("{} cannot be executed: {source}", .path.display())]
     Execute {
@@ -87,6 +101,7 @@ pub fn enter() -> Result<Infallible, EnterError> {
     let (length, descriptors) = receive(&question, &mut room).map_err(EnterError::Launcher)?;
     match Answer::decode(room.get(..length).unwrap_or_default()) {
         Some(Answer::Namespaces) => enter_namespaces(&descriptors).map_err(EnterError::Namespaces)?,
+        Some(Answer::Trap) => enter_trap(&launcher)?,
         Some(Answer::Errno(errno)) => {
             return Err(EnterError::Forbidden(io::Error::from_raw_os_error(errno)));
         }
@@ -144,6 +159,26 @@ fn enter_namespaces(namespaces: &[OwnedFd]) -> io::Result<()> {
         setns(namespace, kind)?;
     }
     std::env::set_current_dir(folder)
+}
+
+/// From the filter on, calls that it notifies of would wait for a launcher that has not got the listener yet.
+fn enter_trap(launcher: &OsStr) -> Result<(), EnterError> {
+    let connection = connection(launcher).map_err(EnterError::Launcher)?;
+    let listener = filter::install()?;
+    let mut room = [0; MESSAGE_MAX];
+    let question = Question::Trapped { listener: listener.as_raw_fd() };
+    let length = question.encode(&mut room).unwrap_or_default();
+    write(&connection, room.get(..length).unwrap_or_default())
+        .map_err(|errno| EnterError::Launcher(errno.into()))?;
+    let length = read(&connection, &mut room).map_err(|errno| EnterError::Launcher(errno.into()))?;
+    match Answer::decode(room.get(..length).unwrap_or_default()) {
+        Some(Answer::Pass) => Ok(()),
+        Some(Answer::Errno(errno)) => Err(EnterError::OutOfReach {
+            hint: filter::what_forbids_looking(),
+            source: io::Error::from_raw_os_error(errno),
+        }),
+        _ => Err(EnterError::Launcher(io::ErrorKind::InvalidData.into())),
+    }
 }
 
 /// What is the launcher's and the shim's in the environment is not for a program without the shim: a dynamic one that it

@@ -7,3 +7,4 @@
 //! Invariant: what cannot be entered is not started.
 
 pub mod enter;
+pub mod filter;

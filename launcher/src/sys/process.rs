@@ -12,6 +12,9 @@ use std::process::Command;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
+/// `PIDFD_THREAD` of linux/pidfd.h (Linux 6.9).
+const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+
 /// Soft and hard limit of open files.
 pub type FileLimit = (u64, u64);
 
@@ -51,6 +54,36 @@ pub fn descriptor_of(pid: libc::pid_t, fd: RawFd) -> io::Result<OwnedFd> {
         // SAFETY: pidfd_getfd takes three numbers.
         unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) }
     })
+}
+
+/// As [`descriptor_of`], of the process that a thread belongs to.
+///
+/// # Errors
+/// As there; `EBADF` if the process has no such descriptor.
+pub fn descriptor_of_thread(thread: libc::pid_t, fd: RawFd) -> io::Result<OwnedFd> {
+    let process = own(|| {
+        // SAFETY: pidfd_open takes two numbers.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, thread, PIDFD_THREAD) }
+    });
+    match process {
+        Ok(thread) => own(|| {
+            // SAFETY: pidfd_getfd takes three numbers.
+            unsafe { libc::syscall(libc::SYS_pidfd_getfd, thread.as_raw_fd(), fd, 0) }
+        }),
+        // Before Linux 6.9 there is none of a thread.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => descriptor_of(process_of(thread)?, fd),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process that a thread belongs to (`Tgid` of proc_pid_status(5)).
+///
+/// # Errors
+/// If the thread is gone.
+pub fn process_of(thread: libc::pid_t) -> io::Result<libc::pid_t> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status"))?;
+    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    group.and_then(|group| group.trim().parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Makes a system call that gives a new descriptor.

@@ -63,6 +63,13 @@ pub fn stage(socket: &impl AsFd) -> io::Result<Stage> {
     })
 }
 
+/// Whether nothing will come to the socket any more (`POLLRDHUP` of poll(2)).
+pub fn is_shut(socket: &impl AsFd) -> bool {
+    let mut polled = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the pointer is to one pollfd that outlives the call, which waits for nothing.
+    check(unsafe { libc::poll(&raw mut polled, 1, 0) }).is_ok() && polled.revents & libc::POLLRDHUP != 0
+}
+
 /// Shuts both directions down (shutdown(2)).
 ///
 /// # Errors
@@ -119,6 +126,30 @@ pub fn disconnect(socket: &impl AsFd) -> io::Result<()> {
 /// Those of getsockopt(2).
 pub fn cookie(socket: &impl AsFd) -> io::Result<u64> {
     get_option(socket, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// What the rules of [`tp_abi::decide`] ask about a socket.
+///
+/// # Errors
+/// Those of getsockopt(2): `ENOTSOCK` for what is none.
+pub fn facts(socket: &impl AsFd) -> io::Result<tp_abi::decide::Socket> {
+    let option = |name| get_option(socket, libc::SOL_SOCKET, name);
+    Ok(tp_abi::decide::Socket {
+        domain: option(libc::SO_DOMAIN)?,
+        kind: option(libc::SO_TYPE)?,
+        protocol: option(libc::SO_PROTOCOL)?,
+    })
+}
+
+/// How long a call on the socket waits (`SO_RCVTIMEO` and `SO_SNDTIMEO`, socket(7)); [`None`] for as long as it takes.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn limit(socket: &impl AsFd, option: libc::c_int) -> io::Result<Option<std::time::Duration>> {
+    let limit: libc::timeval = get_option(socket, libc::SOL_SOCKET, option)?;
+    let seconds = std::time::Duration::from_secs(limit.tv_sec.unsigned_abs());
+    let limit = seconds + std::time::Duration::from_micros(limit.tv_usec.unsigned_abs());
+    Ok((!limit.is_zero()).then_some(limit))
 }
 
 /// The process and user at the other end of an `AF_UNIX` connection, as they were at connect time (`SO_PEERCRED`).
