@@ -19,7 +19,7 @@
 //!
 //! Loopback belongs to all users of the machine: another user who finds a shared relay's port can send to its destination.
 
-mod carry;
+pub(crate) mod carry;
 mod keep;
 mod owner;
 mod refuse;
@@ -68,7 +68,7 @@ struct State {
     /// All relays by their own address.
     relays: HashMap<SocketAddr, Arc<Relay>>,
     /// Flows by the relay's and the app's address.
-    flows: HashMap<(SocketAddr, SocketAddr), Arc<Flow>>,
+    flows: HashMap<(SocketAddr, SocketAddr), Arc<Flow<Relay>>>,
 }
 
 /// Where a shim sends datagrams.
@@ -192,7 +192,7 @@ impl Flows {
 
     /// Takes what the apps send to a relay, until it ends.
     async fn receive(self: Arc<Self>, relay: Arc<Relay>) {
-        let mut flow: Option<Arc<Flow>> = None;
+        let mut flow: Option<Arc<Flow<Relay>>> = None;
         let taking = relay.datagrams(|app, datagram| {
             relay.used.touch();
             // Mostly the same app as before.
@@ -209,7 +209,7 @@ impl Flows {
     }
 
     /// The flow of an app's socket through a relay, a new one if there is none.
-    fn flow(self: &Arc<Self>, relay: &Arc<Relay>, app: SocketAddr) -> Arc<Flow> {
+    fn flow(self: &Arc<Self>, relay: &Arc<Relay>, app: SocketAddr) -> Arc<Flow<Relay>> {
         let mut state = self.state();
         let key = (relay.at, app);
         if let Some(flow) = state.flows.get(&key).filter(|flow| !flow.has_ended()) {
@@ -219,7 +219,7 @@ impl Flows {
             let oldest = state.flows.values().max_by_key(|flow| flow.used.idle()).cloned();
             oldest.inspect(|flow| state.end_flow(flow));
         }
-        let flow = Arc::new(Flow::new(Arc::clone(relay), app));
+        let flow = Arc::new(Flow::new(Arc::clone(relay), app, relay.destination));
         state.flows.insert(key, Arc::clone(&flow));
         let span = debug_span!("flow", asked = %relay.destination, %app);
         self.runtime.spawn(Arc::clone(self).carry(Arc::clone(&flow)).instrument(span));
@@ -234,15 +234,15 @@ impl State {
         if self.shared.get(&relay.destination).is_some_and(|shared| Arc::ptr_eq(shared, relay)) {
             self.shared.remove(&relay.destination);
         }
-        let of_it: Vec<_> = self.flows.values().filter(|flow| flow.relay.at == relay.at).cloned().collect();
+        let of_it: Vec<_> = self.flows.values().filter(|flow| flow.back.at == relay.at).cloned().collect();
         for flow in of_it {
             self.end_flow(&flow);
         }
     }
 
-    fn end_flow(&mut self, flow: &Arc<Flow>) {
+    fn end_flow(&mut self, flow: &Arc<Flow<Relay>>) {
         flow.end();
-        let key = (flow.relay.at, flow.app);
+        let key = (flow.back.at, flow.app);
         if self.flows.get(&key).is_some_and(|known| Arc::ptr_eq(known, flow)) {
             self.flows.remove(&key);
         }
@@ -251,7 +251,7 @@ impl State {
 
 /// When something was last used.
 #[derive(Debug)]
-struct Used {
+pub(crate) struct Used {
     since: Instant,
     /// Milliseconds after `since`.
     at: std::sync::atomic::AtomicU64,
@@ -271,7 +271,7 @@ impl Used {
         self.at.store(self.age_in_ms(), std::sync::atomic::Ordering::Relaxed);
     }
 
-    fn idle(&self) -> Duration {
+    pub(crate) fn idle(&self) -> Duration {
         let at = self.at.load(std::sync::atomic::Ordering::Relaxed);
         Duration::from_millis(self.age_in_ms().saturating_sub(at))
     }

@@ -36,7 +36,7 @@
 //! Must not: answer before the pod did; touch the data (that is [`relay`](socks_proxy::relay)); name sockets by
 //! descriptor.
 
-mod app_end;
+pub(crate) mod app_end;
 mod holders;
 mod meet;
 mod park;
@@ -67,7 +67,7 @@ use watch::Watched;
 
 /// How long the kernel's own SYN retries go on by default (net.ipv4.tcp_syn_retries = 6: 127 s) and a bit. A dial
 /// that lasts longer has nobody waiting any more.
-const DIAL_LIMIT: Duration = Duration::from_secs(135);
+pub(crate) const DIAL_LIMIT: Duration = Duration::from_secs(135);
 
 /// Failures remembered for sockets that were never asked about again.
 const FAILED_KEPT: u64 = 16_384;

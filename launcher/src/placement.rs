@@ -4,11 +4,13 @@
 //! These are started by `tp-inside`, which asks what to enter; what it enters holds for all their children, too. One run
 //! has one private network, made when the first program needs it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use nix::unistd::Pid;
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
@@ -54,16 +56,19 @@ pub struct Placement {
     inside: PathBuf,
     folder: PathBuf,
     services: Arc<Services>,
+    /// Programs ask on a thread of their own, which carries nothing.
+    runtime: Handle,
     vif: OnceCell<Result<Arc<Vif>, VifError>>,
     trap: Arc<Trap>,
 }
 
 impl Placement {
-    /// `inside` is the path of `tp-inside`, `folder` the run's.
+    /// `inside` is the path of `tp-inside`, `folder` the run's. A private network is carried by the runtime that this is
+    /// called in.
     #[must_use]
     pub fn new(method: Method, inside: PathBuf, folder: PathBuf, services: Arc<Services>) -> Self {
         let trap = Trap::new(folder.clone(), Arc::clone(&services));
-        Self { method, inside, folder, services, vif: OnceCell::new(), trap }
+        Self { method, inside, folder, services, runtime: Handle::current(), vif: OnceCell::new(), trap }
     }
 
     /// The path of `tp-inside`.
@@ -97,7 +102,12 @@ impl Placement {
             return Ok(Entry::Trap);
         }
         let made = self.vif.get_or_init(|| async {
-            Vif::start(&self.inside, &self.folder, Arc::clone(&self.services)).await
+            let (inside, folder) = (self.inside.clone(), self.folder.clone());
+            let services = Arc::clone(&self.services);
+            let starting = self.runtime.spawn(async move { Vif::start(&inside, &folder, services).await });
+            starting.await.unwrap_or_else(|ended| {
+                Err(VifError::Refused { step: "the start".to_owned(), source: io::Error::other(ended) })
+            })
         });
         match made.await {
             Ok(vif) => Ok(Entry::Vif(Arc::clone(vif))),
@@ -109,11 +119,17 @@ impl Placement {
         }
     }
 
+    /// The private network, if a program needed it.
+    #[must_use]
+    pub fn vif(&self) -> Option<&Arc<Vif>> {
+        self.vif.get()?.as_ref().ok()
+    }
+
     /// Takes over the filter whose listener process `pid` has as descriptor `listener`.
     ///
     /// # Errors
     /// Those of pidfd_getfd(2).
-    pub fn trapped(&self, pid: Pid, listener: i32) -> std::io::Result<()> {
+    pub fn trapped(&self, pid: Pid, listener: i32) -> io::Result<()> {
         let listener = sys::process::descriptor_of(pid.as_raw(), listener)?;
         self.trap.adopt(listener)
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use socks_proxy::mux::MuxStream;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 use tp_abi::errno::{self, code, eai};
 
@@ -34,6 +34,10 @@ impl Duplex for TcpStream {
         // A socket that is gone already needs no reset.
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
+}
+
+impl Duplex for DuplexStream {
+    fn reset_on_close(&self) {}
 }
 
 impl Duplex for MuxStream {

@@ -97,8 +97,8 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     });
     let placement = Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone());
     let place = placement.place(judged).map_err(CommandError::Refused)?;
-    let answers = Answers { services, placement, shim: shim.clone() };
-    let server = Server::start(folder.path(), answers).map_err(Failure::Listener)?;
+    let answers = Arc::new(Answers { services, placement, shim: shim.clone() });
+    let server = Server::start(folder.path(), Arc::clone(&answers)).map_err(Failure::Listener)?;
 
     let mut command = match place {
         Place::Shim => Command::new(&path),
@@ -119,10 +119,16 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     info!(program = %path.display(), "started");
     let ended = tokio::select! {
         ended = child::run(command, signals) => ended,
-        never = follow(files_rx, folder.path()) => match never {},
+        never = follow(files_rx, folder.path(), &answers.placement) => match never {},
     };
-    tokio::join!(gate.drain(DRAIN_LIMIT), flows.drain(DRAIN_LIMIT));
-    drop(server);
+    let vif = async {
+        if let Some(vif) = answers.placement.vif() {
+            vif.drain(DRAIN_LIMIT).await;
+            vif.end().await;
+        }
+    };
+    tokio::join!(gate.drain(DRAIN_LIMIT), flows.drain(DRAIN_LIMIT), vif);
+    drop((server, answers));
     drop(side.session);
     let status = ended.map_err(|source| Failure::Start { path, source })?;
     debug!(?status, "ended");
@@ -164,11 +170,18 @@ async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) 
 }
 
 /// Has the files of the pod at hand: the next one's are others.
-async fn follow(mut files_rx: watch::Receiver<Option<Files>>, folder: &Path) -> Infallible {
+async fn follow(
+    mut files_rx: watch::Receiver<Option<Files>>,
+    folder: &Path,
+    placement: &Placement,
+) -> Infallible {
     while files_rx.changed().await.is_ok() {
         let files = files_rx.borrow_and_update().clone();
         if let Err(error) = files.map_or(Ok(()), |files| resolver::write(folder, &files)) {
             warn!(%error, "the pod's resolv.conf and hosts cannot be written");
+        }
+        if let Some(vif) = placement.vif() {
+            vif.files_changed().await;
         }
     }
     std::future::pending().await

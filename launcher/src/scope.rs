@@ -153,6 +153,12 @@ impl Scope {
         Self { local, only, names: Cache::new(NAMED) }
     }
 
+    /// Whether anything can be the laptop's.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        !self.local.is_empty() || !self.only.is_empty()
+    }
+
     /// Whether the pod carries what goes to this address.
     #[must_use]
     pub fn is_pods(&self, address: SocketAddr) -> bool {

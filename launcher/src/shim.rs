@@ -63,7 +63,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of bind(2), and of starting a thread.
-    pub fn start(folder: &Path, answers: Answers) -> io::Result<Self> {
+    pub fn start(folder: &Path, answers: Arc<Answers>) -> io::Result<Self> {
         let path = folder.join("shim");
         let listener = sys::socket::listen_seqpacket(&path)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -71,7 +71,7 @@ impl Server {
         std::thread::Builder::new().name("shim".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    served = serve(listener, Arc::new(answers)) => {
+                    served = serve(listener, answers) => {
                         if let Err(error) = served {
                             warn!(%error, "shims are not answered any more");
                         }

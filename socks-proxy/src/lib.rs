@@ -2,8 +2,8 @@
 //!
 //! One TCP port on the pod's loopback, reached through a port-forward, speaks plain SOCKS5 to anybody who has the
 //! token, and to the launcher one long-lived [`link`] that carries many streams ([`mux`]), each of them one SOCKS5
-//! conversation ([`proto`]). The launcher uses these modules and [`mod@relay`] with `default-features = false`; the
-//! agent proper is behind the feature `agent`.
+//! conversation ([`proto`]). The launcher uses these modules, [`mod@relay`], and for what stays on the laptop the agent's
+//! own [`datagrams`]; what only the agent needs is behind the feature `agent`.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "agent")]

@@ -4,7 +4,11 @@
 //! launcher starts this small static program in place of the one that was meant; it [asks](enter) the launcher what
 //! keeps that program under it, does that, and becomes the program: same process, same arguments, same descriptors.
 //!
+//! The namespaces are made by the same program, as a process of its own that [holds](hold) them for the launcher.
+//!
 //! Invariant: what cannot be entered is not started.
 
 pub mod enter;
 pub mod filter;
+pub mod hold;
+pub mod orders;

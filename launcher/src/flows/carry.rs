@@ -1,5 +1,7 @@
 //! One flow: the datagrams between one socket of an app and one destination, over a stream of their own.
 //!
+//! How answers get back to the app's socket is the interceptor's business ([`Back`]).
+//!
 //! What the app sends is appended to a short queue as the stream's records, and whoever writes the stream takes all of
 //! it at once: one lock a datagram, no allocation, and many datagrams a write when there are many.
 
@@ -24,13 +26,27 @@ const QUEUE_MAX: usize = 256 * 1024;
 /// How old a flow that failed becomes, in which it swallows datagrams, before the next one is tried.
 const DEAF: Duration = Duration::from_secs(1);
 
+/// The way back to the apps.
+pub(crate) trait Back: Send + Sync {
+    /// Has the socket at `app` receive a datagram of `from`. One that it has no room for is lost.
+    fn send(&self, app: SocketAddr, from: SocketAddr, datagram: &[u8]);
+
+    /// Has the socket at `app` learn what ICMP said of its datagrams to `to`.
+    fn tell(&self, app: SocketAddr, to: SocketAddr, errno: i32) -> impl Future<Output = ()> + Send;
+}
+
+/// A stream for a flow, when it is open.
+pub(crate) trait Opened: Future<Output = Result<Datagrams, DialError>> {}
+impl<T: Future<Output = Result<Datagrams, DialError>>> Opened for T {}
+
 /// A flow.
 #[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) relay: Arc<Relay>,
+pub(crate) struct Flow<B> {
+    pub(super) back: Arc<B>,
     /// The socket's own address.
-    pub(super) app: SocketAddr,
-    pub(super) used: Used,
+    pub(crate) app: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) used: Used,
     queue: Mutex<Queue>,
     /// push --something to write--> carry
     more: Notify,
@@ -47,11 +63,12 @@ struct Queue {
     dropped: u64,
 }
 
-impl Flow {
-    pub(super) fn new(relay: Arc<Relay>, app: SocketAddr) -> Self {
+impl<B: Back> Flow<B> {
+    pub(crate) fn new(back: Arc<B>, app: SocketAddr, destination: SocketAddr) -> Self {
         Self {
-            relay,
+            back,
             app,
+            destination,
             used: Used::now(),
             queue: Mutex::default(),
             more: Notify::new(),
@@ -61,7 +78,7 @@ impl Flow {
     }
 
     /// Takes a datagram of the app, or drops it if the stream has stalled; `false` if the flow is over.
-    pub(super) fn push(&self, datagram: &[u8]) -> bool {
+    pub(crate) fn push(&self, datagram: &[u8]) -> bool {
         if self.has_ended() {
             return false;
         }
@@ -77,21 +94,21 @@ impl Flow {
     }
 
     /// Ends it now.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.end.cancel();
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.end.is_cancelled() || self.ended.is_cancelled()
     }
 
     /// Ends it when what was pushed is delivered.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.queue().finishing = true;
         self.more.notify_one();
     }
 
-    pub(super) async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
@@ -132,10 +149,8 @@ impl Flow {
         while let Some(arrived) = incoming.next().await? {
             self.used.touch();
             match arrived {
-                Arrived::Datagram(datagram) => self.relay.send(self.app, &datagram),
-                Arrived::Error(code::ECONNREFUSED) => self.relay.refuse(self.app).await,
-                // Linux does not tell a UDP socket of the others, unless it asked for all (IP_RECVERR, ip(7)).
-                Arrived::Error(errno) => debug!(errno, "an error that is not told"),
+                Arrived::Datagram(datagram) => self.back.send(self.app, self.destination, &datagram),
+                Arrived::Error(errno) => self.back.tell(self.app, self.destination, errno).await,
             }
         }
         Ok(())
@@ -143,7 +158,7 @@ impl Flow {
 
     /// Returns when the flow was not used for long enough.
     pub(super) async fn idle(&self) {
-        let limit = if self.relay.destination.port() == DNS_PORT { DNS_IDLE } else { FLOW_IDLE };
+        let limit = if self.destination.port() == DNS_PORT { DNS_IDLE } else { FLOW_IDLE };
         loop {
             let left = limit.saturating_sub(self.used.idle());
             if left.is_zero() {
@@ -153,8 +168,8 @@ impl Flow {
         }
     }
 
-    async fn exchange(&self, flows: &Flows) -> Result<(), DialError> {
-        let Datagrams { mut outgoing, mut incoming } = flows.pod.datagrams(self.relay.destination).await?;
+    async fn exchange(&self, opened: impl Opened) -> Result<(), DialError> {
+        let Datagrams { mut outgoing, mut incoming } = opened.await?;
         let sending = async {
             self.send(&mut outgoing).await?;
             // What was sent last may be answered.
@@ -166,24 +181,43 @@ impl Flow {
             () = self.idle() => Ok(()),
         }
     }
-}
 
-impl Flows {
-    /// Carries a flow to its end.
-    pub(super) async fn carry(self: Arc<Self>, flow: Arc<Flow>) {
+    /// Carries it to its end, by the stream that is `opened` for it.
+    pub(crate) async fn carry(&self, opened: impl Opened) {
         let exchange = async {
-            if let Err(error) = flow.exchange(&self).await {
+            if let Err(error) = self.exchange(opened).await {
                 debug!(%error, "flow failed");
                 // An app that sends on would have a stream opened for each datagram.
-                tokio::time::sleep(DEAF.saturating_sub(flow.used.age())).await;
+                tokio::time::sleep(DEAF.saturating_sub(self.used.age())).await;
             }
         };
         tokio::select! {
             () = exchange => {}
-            () = flow.end.cancelled() => {}
+            () = self.end.cancelled() => {}
         }
-        flow.ended.cancel();
+        self.ended.cancel();
+        debug!(dropped = self.queue().dropped, "flow ended");
+    }
+}
+
+impl Back for Relay {
+    fn send(&self, app: SocketAddr, _: SocketAddr, datagram: &[u8]) {
+        Self::send(self, app, datagram);
+    }
+
+    async fn tell(&self, app: SocketAddr, _: SocketAddr, errno: i32) {
+        match errno {
+            code::ECONNREFUSED => self.refuse(app).await,
+            // Linux does not tell a UDP socket of the others, unless it asked for all (IP_RECVERR, ip(7)).
+            errno => debug!(errno, "an error that is not told"),
+        }
+    }
+}
+
+impl Flows {
+    /// Carries a flow to its end.
+    pub(super) async fn carry(self: Arc<Self>, flow: Arc<Flow<Relay>>) {
+        flow.carry(self.pod.datagrams(flow.destination)).await;
         self.state().end_flow(&flow);
-        debug!(dropped = flow.queue().dropped, "flow ended");
     }
 }

@@ -182,7 +182,8 @@ async fn a_flow_ends_when_it_was_idle_for_long_enough_and_one_of_dns_sooner() {
     let (pod, flows) = flows();
     let relay = |port| Arc::new(Relay::open(SocketAddr::new(ECHO.ip(), port), None).unwrap());
     let idle_for = |port, seconds| {
-        let mut flow = Flow::new(relay(port), ECHO);
+        let relay = relay(port);
+        let mut flow = Flow::new(Arc::clone(&relay), ECHO, relay.destination);
         flow.used = Used::ago(Duration::from_secs(seconds));
         flow
     };

@@ -19,22 +19,22 @@ use crate::sys::socket::{TcpState, tcp_state};
 
 /// A connection to an app's socket.
 #[derive(Clone, Debug)]
-pub(super) struct AppEnd(Arc<TcpStream>);
+pub(crate) struct AppEnd(Arc<TcpStream>);
 
 impl AppEnd {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         // A socket that is gone already needs no reset.
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         Self(Arc::new(stream))
     }
 
     /// Both directions have ended: from now on a close is an end, and what was written is still delivered.
-    pub(super) fn has_ended(&self) {
+    pub(crate) fn has_ended(&self) {
         let _ = SockRef::from(&*self.0).set_linger(None);
     }
 
     /// Whether the app has closed its socket or shut its side down.
-    pub(super) fn is_closed_by_app(&self) -> bool {
+    pub(crate) fn is_closed_by_app(&self) -> bool {
         const ESTABLISHED: u8 = 1;
         const FIN_WAIT_1: u8 = 4;
         const FIN_WAIT_2: u8 = 5;

@@ -200,6 +200,14 @@ pub fn reserve() -> io::Result<OwnedFd> {
 /// # Errors
 /// Those of recvmsg(2).
 pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    receive_all(socket, buffer).map(|(length, received)| (length, received.into_iter().next()))
+}
+
+/// Receives one message and the descriptors that came with it, as many as this process has room for.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive_all(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     // As many as one message can have (SCM_MAX_FD, unix(7)), so that none is installed and not seen here.
     let mut control = nix::cmsg_space!([RawFd; 253]);
     let mut parts = [IoSliceMut::new(buffer)];
@@ -217,7 +225,7 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Ow
             received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    Ok((message.bytes, received.into_iter().next()))
+    Ok((message.bytes, received))
 }
 
 /// Sends one message with descriptors; a message of a connection that nothing was sent on always has room.

@@ -1,0 +1,178 @@
+//! Netlink messages (netlink(7)): a batch of requests in one send, each acknowledged.
+//!
+//! Links, addresses and rules of a namespace are made by a few dozen messages of fixed shapes, in two protocols of which
+//! one (nf_tables) no crate of ours writes. What they share, attributes and nests, is this.
+//!
+//! The kernel works a batch off within the send, so its answers are there when that returns: nothing here waits.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
+const ALIGNMENT: usize = 4;
+
+/// A socket of that protocol in the namespace of this process.
+pub(super) fn open(protocol: SockProtocol) -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?)
+}
+
+/// Requests to be sent together.
+#[derive(Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    messages: u32,
+    acknowledged: u32,
+}
+
+impl Batch {
+    /// Adds a request: the protocol's own header, and what `fill` puts behind it. It is acknowledged.
+    pub(super) fn request(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        header: &[u8],
+        fill: impl FnOnce(&mut Attributes),
+    ) {
+        self.acknowledged += 1;
+        self.add(kind, libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags, header, fill);
+    }
+
+    /// Adds a message that the kernel does not answer.
+    pub(super) fn mark(&mut self, kind: u16, header: &[u8]) {
+        self.add(kind, libc::NLM_F_REQUEST, header, |_| {});
+    }
+
+    fn add(&mut self, kind: u16, flags: i32, header: &[u8], fill: impl FnOnce(&mut Attributes)) {
+        self.messages += 1;
+        let mut body = Attributes(header.to_vec());
+        fill(&mut body);
+        let length = u32::try_from(HEADER_LEN + body.0.len()).unwrap_or(u32::MAX);
+        self.bytes.extend(length.to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(u16::try_from(flags).unwrap_or_default().to_ne_bytes());
+        self.bytes.extend(self.messages.to_ne_bytes());
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(body.0);
+    }
+
+    /// Sends all.
+    ///
+    /// # Errors
+    /// Those of send(2), and what the kernel said to the first request that it refused.
+    pub(super) fn send(self, socket: &OwnedFd) -> io::Result<()> {
+        send(socket.as_raw_fd(), &self.bytes, MsgFlags::empty())?;
+        let mut left = self.acknowledged;
+        let mut room = vec![0; 1 << 16];
+        while left > 0 {
+            let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
+            for error in errors(room.get(..length).unwrap_or_default()) {
+                match error {
+                    0 => left = left.saturating_sub(1),
+                    errno => return Err(io::Error::from_raw_os_error(-errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error of each acknowledgement; 0 is none.
+fn errors(mut messages: &[u8]) -> Vec<i32> {
+    let mut found = Vec::new();
+    while let Some((length, rest)) = messages.split_first_chunk::<4>() {
+        let length = u32::from_ne_bytes(*length) as usize;
+        let kind = rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind));
+        let error = messages.get(HEADER_LEN..).and_then(|body| body.first_chunk()).copied();
+        if let (Some(kind), Some(error)) = (kind, error)
+            && libc::c_int::from(kind) == libc::NLMSG_ERROR
+        {
+            found.push(i32::from_ne_bytes(error));
+        }
+        messages = messages.get(length.max(HEADER_LEN).next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    }
+    found
+}
+
+/// Attributes behind a header (`struct nlattr`).
+pub(super) struct Attributes(Vec<u8>);
+
+impl Attributes {
+    /// One attribute.
+    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+        self.attribute(kind, |inside| inside.0.extend(value));
+    }
+
+    /// One with a name, with the NUL that the kernel wants.
+    pub(super) fn name(&mut self, kind: u16, name: &str) {
+        self.attribute(kind, |inside| inside.0.extend(name.bytes().chain([0])));
+    }
+
+    /// One that holds others.
+    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        self.attribute(kind | libc::NLA_F_NESTED as u16, fill);
+    }
+
+    /// Bytes as they are: a header inside a nest.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+    }
+
+    fn attribute(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let start = self.0.len();
+        self.0.extend([0, 0]);
+        self.0.extend(kind.to_ne_bytes());
+        fill(self);
+        let length = u16::try_from(self.0.len() - start).unwrap_or(u16::MAX);
+        if let Some(place) = self.0.get_mut(start..start + 2) {
+            place.copy_from_slice(&length.to_ne_bytes());
+        }
+        self.0.resize(self.0.len().next_multiple_of(ALIGNMENT), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_nests_know_their_length() {
+        let mut batch = Batch::default();
+        batch.request(16, 0, &[9; 4], |body| {
+            body.put(1, &[7]);
+            body.nest(2, |inside| inside.name(3, "lo"));
+        });
+        let expected: &[u8] = &[
+            9, 9, 9, 9, // the protocol's header
+            5, 0, 1, 0, 7, 0, 0, 0, // one byte
+            12, 0, 2, 0x80, 7, 0, 3, 0, b'l', b'o', 0, 0, // a name in a nest
+        ];
+        assert_eq!(batch.bytes.get(HEADER_LEN..), Some(expected));
+        assert_eq!(batch.bytes.first(), Some(&40));
+    }
+
+    #[test]
+    fn the_kernels_errors_are_found_among_its_answers() {
+        let message = |kind: u16, error: i32| {
+            let mut bytes = 20_u32.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(error.to_ne_bytes());
+            bytes
+        };
+        let answers = [message(2, 0), message(3, 5), message(2, -libc::EPERM)].concat();
+        assert_eq!(errors(&answers), [0, -libc::EPERM]);
+        assert_eq!(errors(&[1, 0, 0, 0]), []);
+    }
+
+    #[test]
+    fn the_kernel_answers_at_once() {
+        let socket = open(SockProtocol::NetlinkRoute).unwrap();
+        let mut batch = Batch::default();
+        // No such link.
+        batch.request(libc::RTM_DELLINK, 0, &[0; 16], |_| {});
+        assert!(batch.send(&socket).is_err());
+    }
+}
