@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::kube::target::{Kind, Workload};
-use crate::placement::Method;
+use crate::placement::{METHOD, Method};
 use crate::pod::proxy::ProxyAddress;
 use crate::scope::Rule;
 
@@ -28,6 +28,8 @@ pub enum Action {
     Run(Box<Run>),
     /// Make sure that a pod has an agent, and print how other SOCKS5 clients can use it
     Agent(Box<Agent>),
+    /// Say what this machine allows, which methods of `tp run` work on it, and what to do about the others
+    Doctor(Doctor),
 }
 
 /// `tp run`.
@@ -50,7 +52,7 @@ pub struct Run {
     pub only: Vec<Rule>,
 
     /// How the command is kept under tp
-    #[arg(long, value_enum, value_name = "METHOD", env = "TP_METHOD", default_value_t = Method::Auto)]
+    #[arg(long, value_enum, value_name = "METHOD", env = METHOD, default_value_t = Method::Auto)]
     pub method: Method,
 
     /// Write the pod's environment to this file too, in dotenv syntax
@@ -78,6 +80,13 @@ pub struct Agent {
     /// Print the token, which lets whoever has it use the pod's network
     #[arg(long)]
     pub show_token: bool,
+}
+
+/// `tp doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub log: Log,
 }
 
 /// Which pod, and how its agent gets there.

@@ -7,6 +7,7 @@
 
 pub mod child;
 pub mod cli;
+pub mod doctor;
 pub mod environment;
 pub mod flows;
 pub mod gate;
@@ -17,6 +18,7 @@ pub mod names;
 pub mod nameserver;
 pub mod placement;
 pub mod pod;
+pub mod probes;
 pub mod report;
 pub mod resolver;
 pub mod run;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use clap::Parser as _;
 use tp::child::Blocked;
 use tp::cli::{Action, Cli, Log};
+use tp::doctor;
 use tp::report::{FAILED, Failure};
 use tp::run;
 use tracing::level_filters::LevelFilter;
@@ -39,6 +40,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
     let log = match &cli.command {
         Action::Run(options) => &options.log,
         Action::Agent(options) => &options.log,
+        Action::Doctor(options) => &options.log,
     };
     set_up_log(log)?;
     // Before the runtime's threads are made: they inherit the mask.
@@ -53,6 +55,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
         match cli.command {
             Action::Run(options) => run::run(*options, &mut signals).await,
             Action::Agent(options) => run::agent(*options, &mut signals).await,
+            Action::Doctor(_) => doctor::doctor().await,
         }
     });
     // What still runs is of no use to anybody: lookups, connections of programs left behind.

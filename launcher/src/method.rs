@@ -3,10 +3,11 @@
 //! The dynamic loader drops a preload without a word for set-user-ID programs and for those with file capabilities
 //! (ld.so(8), "secure-execution mode"), cannot load it into another libc or another architecture, and is not there
 //! at all in a static program; Go programs make their system calls past libc. Each of these would run unhooked and
-//! talk to the wrong network. So it is refused here, with the reason.
+//! talk to the wrong network. So the shim is refused here, with the reason; most of them can be kept [inside](crate::placement).
 //!
 //! Only files are read: nothing is run to find out.
 
+mod emulator;
 mod place;
 
 use std::ffi::OsStr;
@@ -49,12 +50,9 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
-    /// A program that the shim cannot enter.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
 }
 
-/// A program that would run unhooked.
+/// A program that would run unhooked under the shim.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{} {reason}", path.display())]
 pub struct Refusal {
@@ -62,6 +60,8 @@ pub struct Refusal {
     pub path: PathBuf,
     /// Why.
     pub reason: Reason,
+    /// It is started by a process that sees other mounts than the launcher does.
+    pub elsewhere: bool,
 }
 
 /// What keeps the shim out of a program.
@@ -82,15 +82,41 @@ pub enum Reason {
     /// Another C library.
     #[error("uses another C library than tp's shim (its loader is {0})")]
     OtherLibc(String),
-    /// Another architecture.
-    #[error("is built for another architecture ({0})")]
+    /// Another architecture, of which the kernel runs programs.
+    #[error("is built for another architecture ({0}) than tp's shim")]
     OtherArchitecture(String),
+    /// Another architecture.
+    #[error("is built for another architecture ({0}), and nothing on this machine runs such programs")]
+    NoEmulator(String),
     /// A root folder of its own.
     #[error("would run in a root folder in which there is no {} for the dynamic loader to load", .0.display())]
     Elsewhere(PathBuf),
+    /// As the reason in it, and its process's files are not all those of the launcher.
+    #[error(
+        "{0}; and its process has a root folder or mounts of its own, which tp's private network does not have"
+    )]
+    OtherMounts(Box<Reason>),
     /// It cannot be looked at.
     #[error("cannot be read, so it cannot be told whether tp's shim would work in it ({0})")]
     Unreadable(String),
+}
+
+impl Reason {
+    /// Whether a program can be kept under tp without the shim. Set-user-ID bits do not count in a private network or
+    /// under a filter (user_namespaces(7), seccomp(2)), so that such a program would fail by itself, and less clearly.
+    /// File capabilities do not count either, but their programs mostly have a way without.
+    #[must_use]
+    pub fn goes_inside(&self) -> bool {
+        match self {
+            Self::Static
+            | Self::Go
+            | Self::Capabilities
+            | Self::OtherLibc(_)
+            | Self::OtherArchitecture(_)
+            | Self::Unreadable(_) => true,
+            Self::SetId | Self::NoEmulator(_) | Self::Elsewhere(_) | Self::OtherMounts(_) => false,
+        }
+    }
 }
 
 /// Finds a command as execvp(3) would, and judges whether the shim can enter it.
@@ -136,19 +162,19 @@ fn search(command: &OsStr) -> Result<PathBuf, CommandError> {
     found_anyway.ok_or_else(not_found)
 }
 
-/// Checks the program that a descriptor (also an `O_PATH` one) refers to and that process `pid` wants to start, with
-/// the shim at the path `shim`.
-///
-/// # Errors
-/// If it would run unhooked.
-pub fn classify_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> Result<(), Refusal> {
+/// Finds the path of the program that a descriptor (also an `O_PATH` one) refers to and that process `pid` wants to start,
+/// and judges whether the shim, which is at the path `shim`, can enter it.
+pub fn find_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> (PathBuf, Result<(), Refusal>) {
     let proc = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
     let path = std::fs::read_link(&proc).unwrap_or_else(|_| PathBuf::from("the program"));
     let place = Place::of(pid);
     if place.open(shim).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return Err(Refusal { path, reason: Reason::Elsewhere(shim.to_owned()) });
+        let reason = Reason::Elsewhere(shim.to_owned());
+        return (path.clone(), Err(Refusal { path, reason, elsewhere: true }));
     }
-    examine(&place, &path, Place::Here.open(&proc), 0)
+    let judged = examine(&place, &path, Place::Here.open(&proc), 0)
+        .map_err(|refusal| Refusal { elsewhere: place::has_other_mounts(pid), ..refusal });
+    (path, judged)
 }
 
 fn classify(path: &Path) -> Result<(), Refusal> {
@@ -156,7 +182,7 @@ fn classify(path: &Path) -> Result<(), Refusal> {
 }
 
 fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Result<(), Refusal> {
-    let refuse = |reason| Refusal { path: path.to_owned(), reason };
+    let refuse = |reason| Refusal { path: path.to_owned(), reason, elsewhere: false };
     let unreadable = |error: io::Error| refuse(Reason::Unreadable(error.to_string()));
     let file = file.map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -166,14 +192,16 @@ fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Re
     let mut start = [0; SCRIPT_LINE];
     let length = file.read_at(&mut start, 0).map_err(unreadable)?;
     let start = start.get(..length).unwrap_or_default();
-    if let Some(interpreter) = interpreter_of_script(start) {
+    let is_elf = start.starts_with(b"\x7fELF");
+    let emulated = || (!is_elf).then(|| emulator::of(start)).flatten();
+    if let Some(interpreter) = interpreter_of_script(start).or_else(emulated) {
         return match place.open(&interpreter) {
             _ if depth >= INTERPRETERS => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             file => examine(place, &interpreter, file, depth + 1),
         };
     }
-    if !start.starts_with(b"\x7fELF") {
+    if !is_elf {
         return Ok(());
     }
     // On such a mount neither the bits nor the capabilities count (mount(8), nosuid).
@@ -188,6 +216,9 @@ fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Re
     match reason_in_elf(file) {
         Ok(None) => Ok(()),
         Ok(Some(Reason::Static)) if harmless => Ok(()),
+        Ok(Some(Reason::OtherArchitecture(name))) if !emulator::runs(start) => {
+            Err(refuse(Reason::NoEmulator(name)))
+        }
         Ok(Some(reason)) => Err(refuse(reason)),
         Err(error) => Err(refuse(Reason::Unreadable(error.to_string()))),
     }
@@ -285,10 +316,10 @@ mod tests {
         File::open("/bin/sh").unwrap().read_to_end(&mut header).unwrap();
         header[18..20].copy_from_slice(&243u16.to_le_bytes());
         let path = program(&header, 0o755);
-        assert_eq!(reason(&path), Reason::OtherArchitecture("Riscv64".to_owned()));
+        assert_eq!(reason(&path), Reason::NoEmulator("Riscv64".to_owned()));
         assert_eq!(
             reason(&program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755)),
-            Reason::OtherArchitecture("32-bit".into())
+            Reason::NoEmulator("32-bit".into())
         );
     }
 
@@ -307,15 +338,15 @@ mod tests {
     fn a_script_is_judged_by_its_interpreter() {
         let elf32 = program(b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0", 0o755);
         let script = program(format!("#!{}\n", elf32.display()).as_bytes(), 0o755);
-        assert!(matches!(reason(&script), Reason::OtherArchitecture(_)));
+        assert!(matches!(reason(&script), Reason::NoEmulator(_)));
         // A path is bytes.
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join(OsStr::from_bytes(b"\xff"));
         std::fs::copy(&elf32, &odd).unwrap();
         let by_odd = [b"#!".as_slice(), odd.as_os_str().as_bytes(), b"\n"].concat();
-        assert!(matches!(reason(&program(&by_odd, 0o755)), Reason::OtherArchitecture(_)));
+        assert!(matches!(reason(&program(&by_odd, 0o755)), Reason::NoEmulator(_)));
         let chain = program(format!("#! {} -x\n", script.display()).as_bytes(), 0o755);
-        assert!(matches!(reason(&chain), Reason::OtherArchitecture(_)));
+        assert!(matches!(reason(&chain), Reason::NoEmulator(_)));
     }
 
     #[test]

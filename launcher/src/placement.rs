@@ -1,24 +1,30 @@
 //! Where a program is placed: under the shim, or inside a private network or a filter.
 //!
 //! The shim is the cheapest and the least visible, but there are programs that it cannot enter ([`method`](crate::method)).
-//! These are started by `tp-inside`, which asks what to enter; what it enters holds for all their children, too. One run
-//! has one private network, made when the first program needs it.
+//! These are started by `tp-inside`, which asks what to enter; what it enters holds for all their children, too. What
+//! that is is decided once a run, when the first program needs it: the private network if this machine allows one, else
+//! the filter if it allows that. A program for which there is neither is not started.
 
+use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use nix::unistd::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::method::Refusal;
+use crate::method::{Reason, Refusal};
+use crate::probes::{self, Complaint};
 use crate::services::Services;
 use crate::sys;
 use crate::trap::Trap;
-use crate::vif::{Vif, VifError};
+use crate::vif::Vif;
+
+/// The environment variable for `--method`. It is for one run and not for others inside it.
+pub const METHOD: &str = "TP_METHOD";
 
 /// What catches a program's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,6 +37,35 @@ pub enum Method {
     Vif,
     /// A seccomp filter: any program; needs no namespaces
     Trap,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Shim => "shim",
+            Self::Vif => "vif",
+            Self::Trap => "trap",
+        })
+    }
+}
+
+impl Method {
+    /// Whether a program goes inside, of which `judged` says whether the shim can enter it.
+    fn sends(self, judged: Result<(), Refusal>) -> Result<Sent, Refusal> {
+        match judged {
+            Ok(()) if matches!(self, Self::Auto | Self::Shim) => Ok(Sent::ToShim),
+            Ok(()) => Ok(Sent::Inside(None)),
+            Err(refusal) if self == Self::Shim || !refusal.reason.goes_inside() => Err(refusal),
+            Err(refusal) => Ok(Sent::Inside(Some(refusal))),
+        }
+    }
+}
+
+enum Sent {
+    ToShim,
+    /// With what keeps the shim out, if anything does.
+    Inside(Option<Refusal>),
 }
 
 /// Where one program is placed.
@@ -50,79 +85,200 @@ pub enum Entry {
     Trap,
 }
 
+impl Entry {
+    fn method(&self) -> Method {
+        match self {
+            Self::Vif(_) => Method::Vif,
+            Self::Trap => Method::Trap,
+        }
+    }
+}
+
+/// Why a program is placed nowhere.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PlacementError {
+    /// It is one that no method keeps under tp, or not the one that was asked for.
+    #[error(transparent)]
+    Program(#[from] Refusal),
+    /// It would have to go inside, and there is nothing to enter.
+    #[error("{refusal}; and this machine allows nothing else")]
+    Nothing {
+        /// What keeps the shim out.
+        refusal: Refusal,
+        /// What keeps the others from working.
+        lacks: Lacks,
+    },
+    /// The method that was asked for does not work here.
+    #[error("this machine does not allow --method {method}")]
+    Method {
+        /// What was asked for.
+        method: Method,
+        /// What keeps it from working.
+        lacks: Lacks,
+    },
+}
+
+impl PlacementError {
+    /// All that is known, in lines.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        let mut text = self.to_string();
+        if let Self::Nothing { lacks, .. } | Self::Method { lacks, .. } = self {
+            lacks.to_string().lines().for_each(|line| text.push_str(&format!("\n  {line}")));
+        }
+        text
+    }
+}
+
+/// What methods lack here, and what can be done about it.
+#[derive(Clone, Debug, Default)]
+pub struct Lacks(Vec<(Method, Complaint)>);
+
+impl Lacks {
+    fn add(&mut self, method: Method, complaints: Vec<Complaint>) {
+        self.0.extend(complaints.into_iter().map(|complaint| (method, complaint)));
+    }
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.iter().map(|(method, complaint)| format!("{method}: {complaint}"));
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Refuses what this machine cannot run, before anything is made for it. `inside` is the path of `tp-inside`.
+///
+/// # Errors
+/// If nothing can keep the program under tp.
+pub async fn check(method: Method, judged: Result<(), Refusal>, inside: &Path) -> Result<(), PlacementError> {
+    let Sent::Inside(refusal) = method.sends(judged)? else { return Ok(()) };
+    let mut lacks = Lacks::default();
+    for (way, complaints) in
+        [(Method::Vif, probes::vif(inside).await), (Method::Trap, probes::trap(inside).await)]
+    {
+        if matches!(method, Method::Auto) || method == way {
+            if complaints.is_empty() {
+                return Ok(());
+            }
+            lacks.add(way, complaints);
+        }
+    }
+    Err(nothing(method, refusal, lacks))
+}
+
+fn nothing(method: Method, refusal: Option<Refusal>, lacks: Lacks) -> PlacementError {
+    match refusal {
+        Some(refusal) if method == Method::Auto => PlacementError::Nothing { refusal, lacks },
+        _ => PlacementError::Method { method, lacks },
+    }
+}
+
+/// Makes what programs enter.
+async fn make(
+    method: Method,
+    inside: PathBuf,
+    folder: PathBuf,
+    services: Arc<Services>,
+) -> Result<Entry, Lacks> {
+    let mut lacks = Lacks::default();
+    if method != Method::Trap {
+        match Vif::start(&inside, &folder, services).await {
+            Ok(vif) => return Ok(Entry::Vif(vif)),
+            Err(error) => {
+                // Trying each step by itself mostly tells more.
+                let complaints = probes::vif(&inside).await;
+                let known = !complaints.is_empty();
+                lacks.add(Method::Vif, if known { complaints } else { vec![Complaint::of(&error)] });
+            }
+        }
+    }
+    if method != Method::Vif {
+        let complaints = probes::trap(&inside).await;
+        if complaints.is_empty() {
+            info!(%lacks, "programs go under a filter");
+            return Ok(Entry::Trap);
+        }
+        lacks.add(Method::Trap, complaints);
+    }
+    Err(lacks)
+}
+
 /// Places the programs of one run.
 pub struct Placement {
     method: Method,
     inside: PathBuf,
     folder: PathBuf,
     services: Arc<Services>,
-    /// Programs ask on a thread of their own, which carries nothing.
-    runtime: Handle,
-    vif: OnceCell<Result<Arc<Vif>, VifError>>,
+    entry: OnceCell<Result<Entry, Lacks>>,
     trap: Arc<Trap>,
+    runtime: Handle,
 }
 
 impl Placement {
-    /// `inside` is the path of `tp-inside`, `folder` the run's. A private network is carried by the runtime that this is
+    /// `inside` is the path of `tp-inside`, `folder` the run's. What programs enter is served by the runtime that this is
     /// called in.
     #[must_use]
     pub fn new(method: Method, inside: PathBuf, folder: PathBuf, services: Arc<Services>) -> Self {
         let trap = Trap::new(folder.clone(), Arc::clone(&services));
-        Self { method, inside, folder, services, runtime: Handle::current(), vif: OnceCell::new(), trap }
+        let runtime = Handle::current();
+        Self { method, inside, folder, services, entry: OnceCell::new(), trap, runtime }
     }
 
     /// The path of `tp-inside`.
     #[must_use]
-    pub fn inside(&self) -> &std::path::Path {
+    pub fn inside(&self) -> &Path {
         &self.inside
     }
 
-    /// Where a program is placed of which `judged` says whether the shim can enter it.
+    /// Where a program is placed of which `judged` says whether the shim can enter it. What goes inside has something to
+    /// enter from then on.
     ///
     /// # Errors
     /// If nothing can keep it under tp.
-    pub fn place(&self, judged: Result<(), Refusal>) -> Result<Place, Refusal> {
-        match (self.method, judged) {
-            (Method::Auto | Method::Shim, Ok(())) => Ok(Place::Shim),
-            (Method::Shim, Err(refusal)) => Err(refusal),
-            (Method::Vif | Method::Trap, _) => Ok(Place::Inside),
-            (Method::Auto, Err(refusal)) => {
-                info!(%refusal, "inside");
+    pub async fn place(&self, program: &Path, judged: Result<(), Refusal>) -> Result<Place, PlacementError> {
+        let program = program.display();
+        let Sent::Inside(refusal) = self.method.sends(judged)? else {
+            info!(%program, method = %Method::Shim, "placed");
+            return Ok(Place::Shim);
+        };
+        match (self.entry().await, refusal) {
+            (Ok(Entry::Vif(_)), Some(refusal)) if refusal.elsewhere => {
+                let reason = Reason::OtherMounts(Box::new(refusal.reason));
+                Err(Refusal { reason, ..refusal }.into())
+            }
+            (Ok(entry), refusal) => {
+                let why =
+                    refusal.map_or_else(|| "asked for".to_owned(), |refusal| refusal.reason.to_string());
+                info!(%program, method = %entry.method(), why, "placed");
                 Ok(Place::Inside)
             }
+            (Err(lacks), refusal) => Err(nothing(self.method, refusal, lacks.clone())),
         }
     }
 
-    /// What the next program enters. The first call makes the private network.
+    /// What the next program enters. The first call makes it.
     ///
     /// # Errors
-    /// If there is neither.
-    pub async fn entry(&self) -> Result<Entry, &VifError> {
-        if self.method == Method::Trap {
-            return Ok(Entry::Trap);
-        }
-        let made = self.vif.get_or_init(|| async {
-            let (inside, folder) = (self.inside.clone(), self.folder.clone());
+    /// If there is nothing.
+    pub async fn entry(&self) -> Result<&Entry, &Lacks> {
+        let make = || async {
             let services = Arc::clone(&self.services);
-            let starting = self.runtime.spawn(async move { Vif::start(&inside, &folder, services).await });
-            starting.await.unwrap_or_else(|ended| {
-                Err(VifError::Refused { step: "the start".to_owned(), source: io::Error::other(ended) })
-            })
-        });
-        match made.await {
-            Ok(vif) => Ok(Entry::Vif(Arc::clone(vif))),
-            Err(error) if self.method == Method::Vif => Err(error),
-            Err(error) => {
-                warn!(%error, "no private network; a filter instead");
-                Ok(Entry::Trap)
-            }
-        }
+            // What it starts outlives the question for it, and carries data: it is not for who asks to run.
+            let made =
+                self.runtime.spawn(make(self.method, self.inside.clone(), self.folder.clone(), services));
+            made.await.unwrap_or_else(|error| Err(Lacks(vec![(self.method, Complaint::of(&error))])))
+        };
+        self.entry.get_or_init(make).await.as_ref()
     }
 
     /// The private network, if a program needed it.
     #[must_use]
     pub fn vif(&self) -> Option<&Arc<Vif>> {
-        self.vif.get()?.as_ref().ok()
+        match self.entry.get()? {
+            Ok(Entry::Vif(vif)) => Some(vif),
+            _ => None,
+        }
     }
 
     /// Takes over the filter whose listener process `pid` has as descriptor `listener`.
@@ -132,5 +288,51 @@ impl Placement {
     pub fn trapped(&self, pid: Pid, listener: i32) -> io::Result<()> {
         let listener = sys::process::descriptor_of(pid.as_raw(), listener)?;
         self.trap.adopt(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(reason: Reason) -> Result<(), Refusal> {
+        Err(Refusal { path: "/x".into(), reason, elsewhere: false })
+    }
+
+    #[test]
+    fn the_shim_is_for_what_it_can_enter_unless_another_method_is_asked_for() {
+        for (method, to_shim) in
+            [(Method::Auto, true), (Method::Shim, true), (Method::Vif, false), (Method::Trap, false)]
+        {
+            assert_eq!(matches!(method.sends(Ok(())), Ok(Sent::ToShim)), to_shim, "{method}");
+        }
+    }
+
+    #[test]
+    fn what_the_shim_cannot_enter_goes_inside_unless_nothing_else_is_asked_for() {
+        for method in [Method::Auto, Method::Vif, Method::Trap] {
+            assert!(matches!(method.sends(refused(Reason::Go)), Ok(Sent::Inside(Some(_)))), "{method}");
+            assert!(method.sends(refused(Reason::SetId)).is_err(), "{method}");
+        }
+        assert!(Method::Shim.sends(refused(Reason::Go)).is_err());
+    }
+
+    #[test]
+    fn a_refusal_says_for_each_method_what_it_lacks_and_what_to_do() {
+        let mut lacks = Lacks::default();
+        let complaint = |what: &str, advice: &[&str]| {
+            vec![Complaint {
+                what: what.to_owned(),
+                advice: advice.iter().map(ToString::to_string).collect(),
+            }]
+        };
+        lacks.add(Method::Vif, complaint("user namespaces: no", &["allow them"]));
+        lacks.add(Method::Trap, complaint("seccomp: no", &[]));
+        assert_eq!(lacks.to_string(), "vif: user namespaces: no\n  allow them\ntrap: seccomp: no");
+        let refusal = refused(Reason::Static).unwrap_err();
+        let error = nothing(Method::Auto, Some(refusal.clone()), lacks.clone());
+        assert!(error.to_string().starts_with("/x is statically linked"), "{error}");
+        let error = nothing(Method::Vif, Some(refusal), lacks);
+        assert_eq!(error.to_string(), "this machine does not allow --method vif");
     }
 }

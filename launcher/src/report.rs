@@ -12,6 +12,7 @@ use crate::kube::agent::{AgentError, SecretError};
 use crate::kube::config::ConfigError;
 use crate::kube::target::TargetError;
 use crate::method::CommandError;
+use crate::placement::PlacementError;
 use crate::pod::proxy::ProxyError;
 use crate::session::SessionError;
 
@@ -34,6 +35,9 @@ pub enum Failure {
     /// The command cannot be started.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Nothing keeps the command under tp.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// The system refused to start it.
     #[error("{} could not be started", .path.display())]
     Start {
@@ -94,6 +98,15 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The program that enters is missing.
+    #[error("tp's program for what the shim cannot enter cannot be used at {}", .path.display())]
+    NoInside {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The runtime or the signals could not be set up.
     #[error("tp could not be set up")]
     SetUp(#[source] io::Error),
@@ -111,7 +124,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Command(CommandError::NotFound(_)) => NOT_FOUND,
-            Failure::Command(_) | Failure::Start { .. } => NOT_EXECUTABLE,
+            Failure::Placement(PlacementError::Method { .. }) => FAILED,
+            Failure::Command(_) | Failure::Placement(_) | Failure::Start { .. } => NOT_EXECUTABLE,
             Failure::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(FAILED),
             _ => FAILED,
         }
@@ -156,12 +170,13 @@ fn code(failure: &Failure) -> &'static str {
         Failure::Command(CommandError::NotExecutable { .. }) | Failure::Start { .. } => {
             "tp::command::not_executable"
         }
-        Failure::Command(CommandError::Refused(_)) => "tp::command::refused",
+        Failure::Placement(PlacementError::Method { .. }) => "tp::method",
+        Failure::Placement(_) => "tp::command::refused",
         Failure::Session(error) => session_code(error),
         Failure::Proxy(_) => "tp::proxy",
         Failure::Park(_) | Failure::Listener(_) | Failure::Folder { .. } | Failure::SetUp(_) => "tp::setup",
         Failure::EnvFile { .. } | Failure::LogFile { .. } | Failure::Output(_) => "tp::file",
-        Failure::NoSelf(_) | Failure::NoShim { .. } => "tp::install",
+        Failure::NoSelf(_) | Failure::NoShim { .. } | Failure::NoInside { .. } => "tp::install",
         Failure::Interrupted(_) => "tp::interrupted",
     }
 }
@@ -198,24 +213,44 @@ fn help(failure: &Failure) -> Option<String> {
         Failure::Command(CommandError::NotExecutable { .. }) => {
             "check the file's permissions (`ls -l`), or run it by its interpreter".to_owned()
         }
-        Failure::Command(CommandError::Refused(_)) => {
-            "tp did not start it, because it would have talked to this machine's own network; use a dynamically \
-             linked build without special permissions"
-                .to_owned()
-        }
+        Failure::Placement(error) => placement_help(error),
         Failure::Session(error) => return session_help(error),
-        Failure::Proxy(ProxyError::Unreachable { .. }) => "check that the server runs and the address".to_owned(),
+        Failure::Proxy(ProxyError::Unreachable { .. }) => {
+            "check that the server runs and the address".to_owned()
+        }
         Failure::Proxy(ProxyError::Refused { .. }) => {
-            "check that it is a SOCKS5 server, and user and password: socks5://USER:PASSWORD@HOST:PORT".to_owned()
+            "check that it is a SOCKS5 server, and user and password: socks5://USER:PASSWORD@HOST:PORT"
+                .to_owned()
         }
         Failure::Folder { .. } => {
             "set XDG_RUNTIME_DIR to a folder of yours that only you can enter (mode 0700)".to_owned()
         }
-        Failure::NoShim { .. } => "install tp again, with bin/ and lib/ side by side".to_owned(),
-        Failure::EnvFile { .. } | Failure::LogFile { .. } => "name a file in a folder that you can write to".to_owned(),
+        Failure::NoShim { .. } | Failure::NoInside { .. } => {
+            "install tp again, with bin/ and lib/ side by side".to_owned()
+        }
+        Failure::EnvFile { .. } | Failure::LogFile { .. } => {
+            "name a file in a folder that you can write to".to_owned()
+        }
         _ => return None,
     })
 }
+
+fn placement_help(error: &PlacementError) -> String {
+    const WHY: &str = "tp did not start it, because it would have talked to this machine's own network";
+    match error {
+        PlacementError::Program(refusal) if refusal.reason.goes_inside() => {
+            format!("{WHY}; the other methods run it: leave --method away")
+        }
+        PlacementError::Program(_) => {
+            format!("{WHY}; use a build for this machine without special permissions")
+        }
+        PlacementError::Nothing { lacks, .. } => format!("{WHY}\n{lacks}\n{DOCTOR}"),
+        PlacementError::Method { lacks, .. } => format!("{lacks}\n{DOCTOR}"),
+    }
+}
+
+/// Where all of it is told.
+const DOCTOR: &str = "`tp doctor` says what each method needs, and what of it there is";
 
 fn session_help(error: &SessionError) -> Option<String> {
     Some(match error {

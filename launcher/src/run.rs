@@ -29,10 +29,10 @@ use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
 use crate::kube::agent::Image;
-use crate::method::{self, CommandError};
+use crate::method;
 use crate::names::Names;
 use crate::nameserver::Nameservers;
-use crate::placement::{Method, Place, Placement};
+use crate::placement::{self, METHOD, Place, Placement};
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::report::Failure;
@@ -56,11 +56,9 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let (program, arguments) = options.command.split_first().ok_or(Failure::NoCommand)?;
     let (path, judged) = method::find(program)?;
     let method = options.method;
-    if method == Method::Shim {
-        judged.clone().map_err(CommandError::Refused)?;
-    }
     let installed = Installed::find()?;
     let shim = installed.shim()?;
+    placement::check(method, judged.clone(), &installed.inside()).await?;
     let folder = Folder::make()?;
     let spinner = spinner();
     let opened = tokio::select! {
@@ -96,7 +94,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
         pod: side.pod,
     });
     let placement = Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone());
-    let place = placement.place(judged).map_err(CommandError::Refused)?;
+    let place = placement.place(&path, judged).await?;
     let answers = Arc::new(Answers { services, placement, shim: shim.clone() });
     let server = Server::start(folder.path(), Arc::clone(&answers)).map_err(Failure::Listener)?;
 
@@ -106,7 +104,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     };
     command.arg0(program).args(arguments);
     command.envs(side.environment.iter());
-    command.env(env::SOCKET, server.path());
+    command.env(env::SOCKET, server.path()).env_remove(METHOD);
     match place {
         Place::Shim => {
             command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
@@ -116,7 +114,6 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
             command.env(env::PROGRAM, &path);
         }
     }
-    info!(program = %path.display(), "started");
     let ended = tokio::select! {
         ended = child::run(command, signals) => ended,
         never = follow(files_rx, folder.path(), &answers.placement) => match never {},

@@ -294,9 +294,9 @@ async fn may_start(
 ) -> Option<usize> {
     let Some(file) = attached else { return Answer::Errno(code::ENFILE).encode(reply) };
     let shim = answers.shim.clone();
-    let judged =
-        tokio::task::spawn_blocking(move || method::classify_descriptor(file, asker, &shim)).await.ok()?;
-    match answers.placement.place(judged) {
+    let (program, judged) =
+        tokio::task::spawn_blocking(move || method::find_descriptor(file, asker, &shim)).await.ok()?;
+    match answers.placement.place(&program, judged).await {
         Ok(Place::Shim) => Answer::Pass.encode(reply),
         Ok(Place::Inside) => {
             let path = CString::new(answers.placement.inside().as_os_str().as_encoded_bytes()).ok()?;
@@ -304,7 +304,7 @@ async fn may_start(
         }
         Err(refusal) => {
             // The shim is answered, whether somebody reads this or not.
-            let told = move || writeln!(io::stderr(), "tp: not started: {refusal}");
+            let told = move || writeln!(io::stderr(), "tp: not started: {}", refusal.explained());
             let _ = tokio::task::spawn_blocking(told).await;
             Answer::Errno(code::EPERM).encode(reply)
         }
@@ -314,12 +314,12 @@ async fn may_start(
 async fn enter(answers: &Answers, beside: &mut Beside) -> Answer<'static> {
     match answers.placement.entry().await {
         Ok(Entry::Vif(vif)) => {
-            beside.enters = Some(vif);
+            beside.enters = Some(Arc::clone(vif));
             Answer::Namespaces
         }
         Ok(Entry::Trap) => Answer::Trap,
-        Err(error) => {
-            warn!(%error, "nothing can be entered");
+        Err(lacks) => {
+            warn!(%lacks, "there is nothing to enter");
             Answer::Errno(code::EPERM)
         }
     }

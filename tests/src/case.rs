@@ -102,6 +102,11 @@ impl Case {
         ran(&mut self.web_command(program))
     }
 
+    /// `tp run --method METHOD --deployment web -- PROGRAM`, not yet started.
+    pub fn by<'a>(&self, method: &'a str, program: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        self.command(WEB.into_iter().chain(["--method", method]), program)
+    }
+
     /// `tp run --deployment web -- sh -c SCRIPT` to its end.
     #[must_use]
     pub fn shell(&self, script: &str) -> Ran {

@@ -1,5 +1,5 @@
-//! Trees of programs: whoever starts whom, in whatever way, the network is the pod's; what tp cannot enter is not
-//! started by anybody.
+//! Trees of programs: whoever starts whom, in whatever way, the network is the pod's; what the shim cannot enter is not
+//! started by anybody, where there is to be nothing but the shim.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
 use std::io::{BufRead as _, BufReader};
@@ -68,7 +68,7 @@ fn what_the_shim_cannot_enter_is_started_by_nobody() {
     let folder = Folder::new(laptop);
     let all = never_started(&folder);
     for (program, reason) in [&all[0], &all[6], &all[8]] {
-        case.web([program]).exits(126).complains(&[program, reason, "did not start it"]);
+        ran(&mut case.by("shim", [program])).exits(126).complains(&[program, reason, "did not start it"]);
     }
     let mut files: Vec<String> = all.iter().map(|(path, _)| path.clone()).collect();
     let script = folder.write("script", &format!("#! {}\n", folder.file("static")), 0o755);
@@ -78,7 +78,7 @@ fn what_the_shim_cannot_enter_is_started_by_nobody() {
     words.push("cd $0; for file; do \"$file\"; echo $?; done; env -S 'A=1 ./static'; echo $?".to_owned());
     words.push(folder.path().display().to_string());
     words.extend(files.iter().cloned());
-    let ran = case.web(words);
+    let ran = ran(&mut case.by("shim", words));
     let expected = vec!["126"; files.len() + 1];
     assert_eq!(ran.succeeds().lines().collect::<Vec<_>>(), expected, "{ran}");
     for (path, reason) in &all {
@@ -100,7 +100,7 @@ fn a_set_user_id_program_that_gains_nothing_is_entered() {
     chown(&python, Some(0), Some(0)).unwrap();
     std::fs::set_permissions(&python, PermissionsExt::from_mode(0o6755)).unwrap();
     let without = |program: &[&str]| {
-        let tp = case.web_command(program);
+        let tp = case.by("shim", program);
         let mut command = laptop.command("setpriv").unwrap();
         ran(command.arg("--no-new-privs").arg(tp.get_program()).args(tp.get_args()))
     };
@@ -134,7 +134,7 @@ fn a_refusal_that_nobody_reads_keeps_no_other_program_waiting() {
     while std::io::Write::write(&mut full, &[b'x'; 4096]).is_ok() {}
     nix::fcntl::fcntl(&full, nix::fcntl::F_SETFL(status)).unwrap();
     let script = "\"$0\" 2>/dev/null & sleep 1; curl -sS http://backend/ 2>&1; kill -9 $!";
-    let mut command = case.web_command(["sh", "-c", script, &refused]);
+    let mut command = case.by("shim", ["sh", "-c", script, &refused]);
     let (ended_tx, ended_rx) = std::sync::mpsc::channel::<()>();
     // Without a reader nothing waits any more.
     let patience = std::thread::spawn(move || (ended_rx.recv_timeout(LIMIT).is_ok(), reader).0);
@@ -235,5 +235,5 @@ fn a_reloader_starts_the_changed_program_in_the_pods_network() {
 fn gos_tools_are_refused_with_the_reason() {
     let case = Case::cold();
     let Some(go) = tp_tests::host::find("go") else { panic!("the cluster is made with go") };
-    ran(&mut case.web_command([go.as_os_str(), "vet".as_ref()])).exits(126).complains(&["is a Go program"]);
+    ran(&mut case.by("shim", [go.as_os_str(), "vet".as_ref()])).exits(126).complains(&["is a Go program"]);
 }

@@ -213,7 +213,7 @@ fn a_program_that_the_shim_cannot_enter_never_starts() {
         ("/bin/busybox", ["statically linked", "did not start it"]),
         ("kubectl", ["is a Go program", "did not start it"]),
     ] {
-        refused(&mut case.web_command([program, "--help"]), 126, &words);
+        refused(&mut case.by("shim", [program, "--help"]), 126, &words);
     }
     // To root, who may be the caller where there is no laptop, a set-user-ID program of root's is like any other.
     if case.laptop("a user without privileges").is_some() {
@@ -224,10 +224,11 @@ fn a_program_that_the_shim_cannot_enter_never_starts() {
 #[test]
 fn a_program_that_the_shim_cannot_enter_is_not_started_by_another_either() {
     let case = Case::new();
-    let ran = case.shell("/bin/busybox true; echo $?; env -i kubectl version; echo $?");
+    let shell = |script: &str| tp_tests::case::ran(&mut case.by("shim", ["sh", "-c", script]));
+    let ran = shell("/bin/busybox true; echo $?; env -i kubectl version; echo $?");
     assert!(!ran.stdout.contains('0'), "{ran}");
     ran.complains(&["/bin/busybox"]);
-    case.shell("exec /bin/busybox true").exits(126);
+    shell("exec /bin/busybox true").exits(126);
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod links;
 mod mounts;
 mod netlink;
 mod rules;
+pub(crate) mod trial;
 mod watch;
 
 use std::ffi::OsString;

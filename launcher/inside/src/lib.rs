@@ -4,7 +4,8 @@
 //! launcher starts this small static program in place of the one that was meant; it [asks](enter) the launcher what
 //! keeps that program under it, does that, and becomes the program: same process, same arguments, same descriptors.
 //!
-//! The namespaces are made by the same program, as a process of its own that [holds](hold) them for the launcher.
+//! The namespaces are made by the same program, as a process of its own that [holds](hold) them for the launcher. A third
+//! use of it is to [find out](probe) what the machine allows of all that.
 //!
 //! Invariant: what cannot be entered is not started.
 
@@ -12,3 +13,4 @@ pub mod enter;
 pub mod filter;
 pub mod hold;
 pub mod orders;
+pub mod probe;

@@ -6,24 +6,29 @@
 use std::ffi::{c_char, c_int};
 
 use tp_abi::env;
-use tp_inside::{enter, hold};
+use tp_inside::{enter, hold, probe};
 
 /// The entry that the C runtime calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
-    let mut arguments = std::env::args_os().skip(1);
     // A program that is started may have any arguments.
-    if std::env::var_os(env::PROGRAM).is_none() && arguments.next().is_some_and(|word| word == "hold") {
-        return match hold::hold(arguments) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("tp: the private network: {error}");
-                1
-            }
-        };
+    let named = std::env::var_os(env::PROGRAM).is_some();
+    let mut arguments = std::env::args_os().skip(1);
+    let done = match arguments.next().filter(|_| !named).as_ref().and_then(|word| word.to_str()) {
+        Some("hold") => hold::hold(arguments).map_err(|error| format!("the private network: {error}")),
+        Some("probe") => probe::probe(arguments),
+        _ => {
+            // On success this process has become the program.
+            let Err(error) = enter::enter();
+            eprintln!("tp: not started: {error}");
+            return error.exit_code();
+        }
+    };
+    match done {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("tp: {error}");
+            1
+        }
     }
-    // On success this process has become the program.
-    let Err(error) = enter::enter();
-    eprintln!("tp: not started: {error}");
-    error.exit_code()
 }

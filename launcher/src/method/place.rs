@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -50,6 +51,15 @@ impl Place {
             Self::Here => open(path),
         }
     }
+}
+
+/// Whether a process has a root folder or mounts of its own.
+pub(super) fn has_other_mounts(pid: Pid) -> bool {
+    let seen = |process: &str, what: &str| {
+        std::fs::metadata(format!("/proc/{process}/{what}")).map(|file| (file.dev(), file.ino())).ok()
+    };
+    let pid = pid.to_string();
+    ["root/", "ns/mnt"].iter().any(|what| seen(&pid, what) != seen("self", what))
 }
 
 fn open(path: &Path) -> io::Result<File> {
