@@ -33,7 +33,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
@@ -105,7 +105,7 @@ impl Vif {
         let network = Arc::new(Network {
             services,
             holder,
-            raws,
+            raws: RwLock::new(raws),
             connections: Connections::default(),
             datagrams: Datagrams::default(),
             dialing: Notify::new(),
@@ -170,8 +170,8 @@ fn addresses(services: &Services) -> Vec<IpAddr> {
 pub(crate) struct Network {
     services: Arc<Services>,
     holder: Arc<Holder>,
-    /// Sends whole packets to programs; for IPv4, and for IPv6 if the kernel has it.
-    raws: Vec<Socket>,
+    /// Sends whole packets to programs; for IPv4, and for IPv6 if the kernel has it. None when the holder is gone.
+    raws: RwLock<Vec<Socket>>,
     connections: Connections,
     datagrams: Datagrams,
     /// open --there is a dial--> `given_up`
@@ -227,7 +227,8 @@ impl Network {
 
     /// Sends a packet to a program. One that its kernel has no room for is lost, as on any network.
     fn raw(&self, app: IpAddr, packet: &[u8]) {
-        let Some(raw) = self.raws.get(usize::from(app.is_ipv6())) else { return };
+        let raws = self.raws.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(raw) = raws.get(usize::from(app.is_ipv6())) else { return };
         if let Err(error) = raw.send_to(packet, &SocketAddr::new(app, 0).into()) {
             debug!(%error, %app, "a packet was lost");
         }
@@ -255,11 +256,13 @@ impl Network {
         }
     }
 
-    /// Says so if the holder ends before the run does.
+    /// If the holder ends before the run does: lets go of all sockets, which are all that keeps the gateway.
     async fn mourn(self: Arc<Self>) {
         self.end.cancelled().await;
         if self.holder.gone.is_cancelled() {
             warn!("the private network is gone: its holder was killed");
+            self.raws.write().unwrap_or_else(PoisonError::into_inner).clear();
+            self.holder.clear();
         }
     }
 }

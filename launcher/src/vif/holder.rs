@@ -153,6 +153,12 @@ impl Holder {
         }
     }
 
+    /// Lets go of what is in store.
+    pub(super) fn clear(&self) {
+        self.store(false).clear();
+        self.store(true).clear();
+    }
+
     fn take(&self, v6: bool) -> (Option<OwnedFd>, usize) {
         let mut store = self.store(v6);
         (store.pop(), store.len())
