@@ -62,7 +62,8 @@ pub fn build(layout: &Layout, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
     let module = layout::sources("cluster");
     let version = run::output(Command::new(&go).arg("version").current_dir(&module))?;
     run::folder(layout.cache())?;
-    let mut one = |program: &str| build_one(layout, &go, &module, version.trim(), program, progress);
+    let mut one =
+        |program: &str| build_one(layout, &go, &module, version.trim(), (program, Build::Static), progress);
     Ok(Binaries {
         pause: one("pause")?,
         sample: one("sample")?,
@@ -71,16 +72,50 @@ pub fn build(layout: &Layout, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
     })
 }
 
+/// How a program is built.
+#[derive(Clone, Copy, Debug)]
+pub enum Build {
+    /// Static, for this machine: Go's own resolver.
+    Static,
+    /// With this machine's libc: by default libc's resolver, but Go's own system calls for all else.
+    Cgo,
+    /// Static, for a machine that Go calls so (`GOARCH`).
+    For(&'static str),
+}
+
+impl Build {
+    /// What tells its binaries from those of others.
+    fn prefix(self) -> String {
+        match self {
+            Self::Static => String::new(),
+            Self::Cgo => "cgo.".to_owned(),
+            Self::For(machine) => format!("{machine}."),
+        }
+    }
+
+    fn variables(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            Self::Static => vec![("CGO_ENABLED", "0")],
+            Self::Cgo => vec![("CGO_ENABLED", "1")],
+            Self::For(machine) => vec![("CGO_ENABLED", "0"), ("GOARCH", machine)],
+        }
+    }
+}
+
 /// Builds a program of the Go module in `apps/go`, unless it is there.
 ///
 /// # Errors
 /// If Go is not there, or the build fails.
-pub fn app(layout: &Layout, program: &str) -> Result<PathBuf, Error> {
+pub fn app(layout: &Layout, program: &str, build: Build) -> Result<PathBuf, Error> {
     let go = toolchain()?;
     let module = layout::sources("apps/go");
     let version = run::output(Command::new(&go).arg("version").current_dir(&module))?;
     run::folder(layout.cache())?;
-    build_one(layout, &go, &module, version.trim(), program, &mut |_| {})
+    // Cases that want the same start at the same time.
+    let path = layout.cache().join(format!(".{}{program}.lock", build.prefix()));
+    let lock = fs::File::create(&path).map_err(Error::file("create", &path))?;
+    lock.lock().map_err(Error::file("lock", &path))?;
+    build_one(layout, &go, &module, version.trim(), (program, build), &mut |_| {})
 }
 
 fn toolchain() -> Result<PathBuf, Error> {
@@ -95,10 +130,11 @@ fn build_one(
     go: &Path,
     module: &Path,
     version: &str,
-    program: &str,
+    (program, build): (&str, Build),
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf, Error> {
-    let binary = layout.cache().join(format!("{program}-{}", key(module, version, program)?));
+    let file = format!("{}{program}", build.prefix());
+    let binary = layout.cache().join(format!("{file}-{}", key(module, version, program)?));
     if binary.exists() {
         return Ok(binary);
     }
@@ -106,19 +142,19 @@ fn build_one(
     let package = format!("./{program}");
     let list = run::output(Command::new(go).args(["list", "-deps", &package]).current_dir(module))?;
     progress(Progress::Start { program, packages: list.lines().count() as u64 });
-    let new = layout.cache().join(format!(".{program}-{}", std::process::id()));
+    let new = layout.cache().join(format!(".{file}-{}", std::process::id()));
     let mut command = Command::new(go);
     command
         .args(["build", "-v", "-trimpath", "-ldflags", &linker_flags(), "-o"])
         .args([new.as_os_str(), package.as_ref()])
         .current_dir(module)
-        .env("CGO_ENABLED", "0")
+        .envs(build.variables())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     watch(&mut command, progress)?;
     fs::rename(&new, &binary).map_err(Error::file("install", &binary))?;
-    prune(layout.cache(), program);
+    prune(layout.cache(), &file);
     progress(Progress::Done { program, took: started.elapsed() });
     Ok(binary)
 }
@@ -178,8 +214,8 @@ fn key(module: &Path, version: &str, program: &str) -> Result<String, Error> {
 }
 
 /// Removes the oldest binaries of a program; a running cluster keeps what it has mapped.
-fn prune(cache: &Path, program: &str) {
-    let prefix = format!("{program}-");
+fn prune(cache: &Path, file: &str) {
+    let prefix = format!("{file}-");
     let Ok(entries) = fs::read_dir(cache) else { return };
     let mut built: Vec<_> = entries
         .flatten()

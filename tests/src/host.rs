@@ -55,6 +55,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/slirp4netns", "slirp4netns"),
     need("/usr/bin/pasta", "passt"),
     need("/usr/bin/gcc", "gcc"),
+    need("/usr/bin/musl-gcc", "musl-tools"),
     need("/usr/bin/strace", "strace"),
     need("/usr/bin/fakeroot", "fakeroot"),
 ];

@@ -33,6 +33,7 @@ pub mod servers;
 pub mod shim_build;
 pub mod socks;
 pub mod target;
+pub mod web_server;
 pub mod workload;
 
 pub use case::Case;

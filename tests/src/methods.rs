@@ -33,11 +33,29 @@ const fn bound(
 
 /// What is about the shim has no other method in it.
 const SHIM: &[&str] = &["auto"];
+const BEFORE: &str = "what becomes of tp before any program is started";
+
+/// Where the namespace of a run is, it has an end.
+const NAMESPACE: &[&str] = &["auto", "vif"];
 
 /// All that are not for every method.
 pub const BOUND: &[Bound] = &[
+    bound("cluster_abandoned", "a_container_that_nobody_attached_to_ends_after_its_time_limit", SHIM, BEFORE),
+    bound(
+        "cluster_abandoned",
+        "a_container_whose_upload_was_cut_off_ends_at_once_and_runs_nothing",
+        SHIM,
+        BEFORE,
+    ),
+    bound("cluster_abandoned", "an_interrupt_before_the_command_starts_ends_tp_with_130", SHIM, BEFORE),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
-    bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; no program catches anything there"),
+    bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
+    bound(
+        "cluster_killed",
+        "a_program_that_would_wait_for_ever_does_not_outlive_its_network",
+        NAMESPACE,
+        "a filter has no network of its own that could end: its program goes on with errors, as under the shim",
+    ),
 ];
 
 /// Why the case does not run under the method; [`None`] if it does.

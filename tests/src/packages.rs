@@ -71,13 +71,28 @@ pub fn maven(files: &[(&str, &str)], goals: &[&str]) -> Result<PathBuf, Error> {
 /// # Errors
 /// If a package cannot be had or unpacked.
 pub fn debian(packages: &[&str]) -> Result<PathBuf, Error> {
-    installed("debian", packages, |folder| {
-        let mut shell = Command::new("sh");
-        let script = "cd \"$0\" && (apt-get download -q \"$@\" || { apt-get update -q && apt-get download -q \"$@\"; }) &&
-                      for package in *.deb; do dpkg-deb -x \"$package\" . && rm \"$package\" || exit; done";
-        shell.args(["-c", script]).arg(folder).args(packages);
-        shell
-    })
+    installed("debian", packages, |folder| download(folder, packages, "dpkg-deb -x \"$package\" ."))
+}
+
+/// One file of a Debian package, which is all that is kept of it; `path` is below `/`, as `usr/bin/NAME`.
+///
+/// # Errors
+/// If the package cannot be had or has no such file.
+pub fn debian_file(package: &str, path: &str) -> Result<PathBuf, Error> {
+    let unpack = format!("dpkg-deb --fsys-tarfile \"$package\" | tar -x ./{path}");
+    let folder = installed("debian", &[package, path], |folder| download(folder, &[package], &unpack))?;
+    Ok(folder.join(path))
+}
+
+/// Gets the packages into the folder and does this with each.
+fn download(folder: &Path, packages: &[&str], unpack: &str) -> Command {
+    let script = format!(
+        "cd \"$0\" && (apt-get download -q \"$@\" || {{ apt-get update -q && apt-get download -q \"$@\"; }}) &&
+         for package in *.deb; do {unpack} && rm \"$package\" || exit; done"
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).arg(folder).args(packages);
+    shell
 }
 
 /// The folder of `wanted`, which the command of `install` fills if it is not there yet.

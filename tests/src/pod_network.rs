@@ -53,4 +53,11 @@ impl PodNetwork {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
         self.laptop.command_in(&self.place, program)
     }
+
+    /// Waits until a service can be reached from there: a ready pod is an endpoint of its service only when kube-proxy
+    /// has heard of it.
+    pub fn reaches(&self, host: &str, port: u16) -> Result<(), Error> {
+        let reached = format!("until nc -z -w 1 {host} {port}; do sleep 0.1; done");
+        run::output(self.command("timeout")?.args(["60", "sh", "-c", &reached])).map(drop)
+    }
 }

@@ -68,10 +68,8 @@ pub fn start(target: &Target, sandbox: &Sandbox, authorized: &str) -> Result<(),
     sandbox.apply(&manifest(authorized).to_string())?;
     let rollout = ["rollout", "status", "--timeout=60s", "deployment/servers"];
     run::output(sandbox.kubectl().args(rollout))?;
-    // A ready pod is an endpoint of its service only when kube-proxy has heard of it.
-    let reached = format!("until nc -z -w 1 servers.{} 6379; do sleep 0.1; done", sandbox.namespace());
-    let pod = PodNetwork::find(cluster, laptop, "default", "app=web")?;
-    run::output(pod.command("timeout")?.args(["60", "sh", "-c", &reached])).map(drop)
+    PodNetwork::find(cluster, laptop, "default", "app=web")?
+        .reaches(&format!("servers.{}", sandbox.namespace()), 6379)
 }
 
 fn image(tree: &Path) -> Result<Image, Error> {

@@ -61,7 +61,7 @@ fn quic_fetches_whole_bodies_over_both_families() {
     let case = Case::new();
     let Some(laptop) = case.laptop("a server in the network of a pod") else { return };
     let Target::Laptop(cluster, _) = case.target() else { return };
-    let server = gobuild::app(&Layout::from_env(), "quic").unwrap();
+    let server = gobuild::app(&Layout::from_env(), "quic", gobuild::Build::Static).unwrap();
     let packages = packages::pypi(AIOQUIC).unwrap();
     let pod = PodNetwork::find(cluster, laptop, "default", "app=backend").unwrap();
     // Whatever becomes of this case, the port is free again for the next.
