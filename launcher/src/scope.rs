@@ -170,16 +170,26 @@ impl Scope {
     /// Who resolves a name.
     #[must_use]
     pub fn resolver(&self, name: &str) -> Resolver {
-        let name = plain(name);
-        let covered = |rules: &[Rule]| rules.iter().any(|rule| rule.covers_name(&name));
-        if covered(&self.local) {
-            Resolver::Laptop
-        } else if self.only.is_empty() || covered(&self.only) {
-            Resolver::Pod
+        self.resolver_of(&[name]).0
+    }
+
+    /// Who resolves a name that may have been written in any of these ways, and in which of them a rule names it.
+    #[must_use]
+    pub fn resolver_of<'a, N: AsRef<str>>(&self, spellings: &'a [N]) -> (Resolver, Option<&'a str>) {
+        let named = |rules: &[Rule]| {
+            let covered = |name: &&str| rules.iter().any(|rule| rule.covers_name(&plain(name)));
+            spellings.iter().map(AsRef::as_ref).find(covered)
+        };
+        if let Some(name) = named(&self.local) {
+            (Resolver::Laptop, Some(name))
+        } else if let Some(name) = named(&self.only) {
+            (Resolver::Pod, Some(name))
+        } else if self.only.is_empty() {
+            (Resolver::Pod, None)
         } else if self.only.iter().any(|rule| matches!(rule.host, Host::Network(_))) {
-            Resolver::PodIfInScope
+            (Resolver::PodIfInScope, None)
         } else {
-            Resolver::Laptop
+            (Resolver::Laptop, None)
         }
     }
 

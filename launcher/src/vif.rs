@@ -9,6 +9,7 @@
 //! | SYN | a packet socket, before nftables drops it | a dial, then a simultaneous open or a refusal ([`connections`]) |
 //! | datagram | a socket that nftables' `tproxy` leads to | a flow ([`datagrams`]) |
 //! | ping | the packet socket | "packet filtered": it is not carried, and nobody here answers for others |
+//! | question to the pod's nameserver | as any datagram or connection | the same, unless names are kept local ([`questions`]) |
 //!
 //! So every errno, getpeername(), getsockname() and event is the kernel's own, whatever the program is made of.
 //!
@@ -28,11 +29,12 @@ mod given_up;
 mod holder;
 mod laptop;
 pub mod packet;
+mod questions;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,6 +61,8 @@ use packet::Seen;
 /// of a block that nobody shares (RFC 4193).
 const NOBODYS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 2));
 const NOBODYS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd74, 0x7000, 0, 0, 0, 0, 0, 2));
+/// Where programs ask for names there.
+const NOBODYS_NAMESERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 0, 1)), 53);
 /// Bytes that are read of a packet.
 const PACKET_MAX: usize = 2048;
 /// Packets taken before others get their turn.
@@ -91,7 +95,9 @@ impl Vif {
     /// # Errors
     /// If the machine does not allow it.
     pub async fn start(inside: &Path, folder: &Path, services: Arc<Services>) -> Result<Arc<Self>, VifError> {
-        let (holder, made) = Holder::start(inside, folder, &addresses(&services)).await?;
+        let files = files(folder, &services)
+            .map_err(|source| VifError::Refused { step: "a file in the run's folder".to_owned(), source })?;
+        let (holder, made) = Holder::start(inside, &files, &addresses(&services)).await?;
         let Made { namespaces, families, diagnose } = made;
         let refused = |source| VifError::Refused { step: "a descriptor".to_owned(), source };
         let mut raws = Vec::new();
@@ -164,6 +170,21 @@ fn addresses(services: &Services) -> Vec<IpAddr> {
     let any = !known || services.scope.has_rules();
     let or = |own: Option<IpAddr>, nobodys| own.or(any.then_some(nobodys));
     [or(own(false), NOBODYS_V4), or(own(true), NOBODYS_V6)].into_iter().flatten().collect()
+}
+
+/// The folder with the files that programs read in place of the laptop's: the run's, with the pod's, or where there is no
+/// pod one of its own (the shim's programs need none there).
+fn files(folder: &Path, services: &Services) -> io::Result<PathBuf> {
+    if services.resolver.is_some() {
+        return Ok(folder.to_owned());
+    }
+    let files = folder.join("vif");
+    std::fs::create_dir(&files)?;
+    std::fs::write(
+        files.join(tp_abi::env::RESOLV_CONF),
+        format!("nameserver {}\n", NOBODYS_NAMESERVER.ip()),
+    )?;
+    Ok(files)
 }
 
 /// What all its parts share.
@@ -244,7 +265,10 @@ impl Network {
         !is_link_local && self.services.scope.is_pods(asked)
     }
 
-    async fn dial(&self, asked: SocketAddr) -> Result<Stream, DialError> {
+    async fn dial(self: &Arc<Self>, asked: SocketAddr) -> Result<Stream, DialError> {
+        if let Some(stream) = self.question_stream(asked) {
+            return Ok(stream);
+        }
         if self.is_pods(asked) { self.services.pod.dial(asked).await } else { laptop::dial(asked).await }
     }
 

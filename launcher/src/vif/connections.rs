@@ -206,7 +206,11 @@ impl Network {
         Outcome::Over
     }
 
-    async fn meet_at_the_pods_word(&self, ends: Ends, sequence: u32) -> Result<(AppEnd, Stream), i32> {
+    async fn meet_at_the_pods_word(
+        self: &Arc<Self>,
+        ends: Ends,
+        sequence: u32,
+    ) -> Result<(AppEnd, Stream), i32> {
         let pod = match timeout(DIAL_LIMIT, self.dial(ends.1)).await {
             Ok(Ok(pod)) => pod,
             Ok(Err(DialError { errno, reason })) => {

@@ -88,6 +88,9 @@ impl Network {
     }
 
     fn send(self: &Arc<Self>, ends: Ends, datagram: &[u8]) {
+        if self.take_question(ends, datagram) {
+            return;
+        }
         let known = self.datagrams.flows().get(&ends).cloned();
         if !known.is_some_and(|flow| flow.push(datagram)) {
             self.flow(ends).push(datagram);
