@@ -11,6 +11,9 @@
 //! | ping | the packet socket | "packet filtered": it is not carried, and nobody here answers for others |
 //! | question to the pod's nameserver | as any datagram or connection | the same, unless names are kept local ([`questions`]) |
 //!
+//! What programs send to loopback addresses, or to their own, stays in their namespace, and is theirs if one of their
+//! sockets takes it. What none takes is handled in the same way ([`loopback`]).
+//!
 //! So every errno, getpeername(), getsockname() and event is the kernel's own, whatever the program is made of.
 //!
 //! # Sockets for others
@@ -25,9 +28,12 @@
 
 mod connections;
 mod datagrams;
+mod diagnose;
 mod given_up;
 mod holder;
 mod laptop;
+mod loopback;
+mod mirror;
 pub mod packet;
 mod questions;
 
@@ -54,7 +60,9 @@ use crate::services::Services;
 use crate::sys;
 use connections::Connections;
 use datagrams::Datagrams;
+use diagnose::Protocol;
 use holder::{Family, Holder, Made};
+use loopback::{Loopback, Whose};
 use packet::Seen;
 
 /// Addresses of programs where nobody knows the pod's: behind a SOCKS server. RFC 7335's are no host's, and the other is
@@ -86,6 +94,7 @@ pub enum VifError {
 pub struct Vif {
     namespaces: [OwnedFd; 3],
     network: Arc<Network>,
+    loopback: Arc<Network>,
 }
 
 impl Vif {
@@ -98,34 +107,31 @@ impl Vif {
         let files = files(folder, &services)
             .map_err(|source| VifError::Refused { step: "a file in the run's folder".to_owned(), source })?;
         let (holder, made) = Holder::start(inside, &files, &addresses(&services)).await?;
-        let Made { namespaces, families, diagnose } = made;
+        let Made { namespaces, families, loopback, diagnose } = made;
         let refused = |source| VifError::Refused { step: "a descriptor".to_owned(), source };
-        let mut raws = Vec::new();
-        let mut watches = Vec::new();
-        for Family { watch, receive, raw } in families {
-            raws.push(Socket::from(raw));
-            let watched = |socket| sys::watch(socket, Interest::READABLE).map_err(refused);
-            watches.push((watched(watch)?, watched(receive)?));
-        }
         let end = holder.gone.child_token();
-        let network = Arc::new(Network {
-            services,
-            holder,
-            raws: RwLock::new(raws),
-            connections: Connections::default(),
-            datagrams: Datagrams::default(),
-            dialing: Notify::new(),
-            tasks: TaskTracker::new(),
-            end,
-        });
-        for (watch, receive) in watches {
-            network.tasks.spawn(Arc::clone(&network).watch(watch));
-            network.tasks.spawn(Arc::clone(&network).receive(receive));
-        }
+        let (special, lookers) = Loopback::new(&holder, &loopback).await.map_err(refused)?;
+        let start = |loopback, families| {
+            let network = Network {
+                services: Arc::clone(&services),
+                holder: Arc::clone(&holder),
+                loopback,
+                raws: RwLock::default(),
+                connections: Connections::default(),
+                datagrams: Datagrams::default(),
+                dialing: Notify::new(),
+                tasks: TaskTracker::new(),
+                end: end.clone(),
+            };
+            network.start(families).map_err(refused)
+        };
+        let network = start(None, families)?;
+        let loopback = start(Some(special), loopback)?;
         network.tasks.spawn(given_up::watch(Arc::clone(&network), diagnose));
+        lookers.start(&loopback);
         tokio::spawn(Arc::clone(&network).mourn());
         info!("a private network");
-        Ok(Arc::new(Self { namespaces, network }))
+        Ok(Arc::new(Self { namespaces, network, loopback }))
     }
 
     /// The user, the network and the mount namespace.
@@ -145,14 +151,19 @@ impl Vif {
     /// still holds open are not waited for.
     pub async fn drain(&self, limit: Duration) {
         let connections = async {
-            while self.network.connections.has_last_words() {
+            while self.both().iter().any(|network| network.has_last_words()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        let drained = async { tokio::join!(connections, self.network.datagrams.drain(limit)) };
+        let [network, loopback] = self.both().map(|network| network.datagrams.drain(limit));
+        let drained = async { tokio::join!(connections, network, loopback) };
         if tokio::time::timeout(limit, drained).await.is_err() {
             debug!("connections were cut off: their far ends did not finish in time");
         }
+    }
+
+    fn both(&self) -> [&Arc<Network>; 2] {
+        [&self.network, &self.loopback]
     }
 
     /// Ends it: programs that are still inside have no network any more.
@@ -187,10 +198,12 @@ fn files(folder: &Path, services: &Services) -> io::Result<PathBuf> {
     Ok(files)
 }
 
-/// What all its parts share.
+/// What all parts share of what handles one link of the programs.
 pub(crate) struct Network {
     services: Arc<Services>,
     holder: Arc<Holder>,
+    /// If the link is the programs' loopback, and not the one to the gateway.
+    loopback: Option<Loopback>,
     /// Sends whole packets to programs; for IPv4, and for IPv6 if the kernel has it. None when the holder is gone.
     raws: RwLock<Vec<Socket>>,
     connections: Connections,
@@ -203,6 +216,28 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// Handles what comes by these sockets, until its end.
+    fn start(mut self, families: Vec<Family>) -> io::Result<Arc<Self>> {
+        let mut raws = Vec::new();
+        let mut watches = Vec::new();
+        for Family { watch, receive, raw } in families {
+            raws.push(Socket::from(raw));
+            watches.push((sys::watch(watch, Interest::READABLE)?, sys::watch(receive, Interest::READABLE)?));
+        }
+        self.raws = RwLock::new(raws);
+        let network = Arc::new(self);
+        for (watch, receive) in watches {
+            network.tasks.spawn(Arc::clone(&network).watch(watch));
+            network.tasks.spawn(Arc::clone(&network).receive(receive));
+        }
+        Ok(network)
+    }
+
+    fn has_last_words(&self) -> bool {
+        self.connections.has_last_words()
+            || self.loopback.as_ref().is_some_and(|loopback| loopback.mirrors.has_last_words())
+    }
+
     /// Looks at what asks to be answered, until the network's end.
     async fn watch(self: Arc<Self>, socket: AsyncFd<OwnedFd>) {
         let mut room = vec![0; PACKET_MAX];
@@ -235,7 +270,11 @@ impl Network {
 
     fn take(self: &Arc<Self>, packet: &[u8]) {
         match packet::seen(packet) {
+            Some(Seen::Opens { app, asked, .. })
+                if self.loopback.as_ref().is_some_and(|loopback| !loopback.is_left((app, asked))) => {}
             Some(Seen::Opens { app, asked, sequence }) => self.open((app, asked), sequence, packet),
+            // Its own kernel has answered.
+            Some(Seen::Pings { .. }) if self.loopback.is_some() => {}
             Some(seen @ Seen::Pings { app, asked }) => {
                 info!(%asked, "ping is not carried: it is answered with \"packet filtered\"");
                 if let Some(refusal) = packet::refusal(seen, packet, code::EACCES) {
@@ -269,14 +308,18 @@ impl Network {
         if let Some(stream) = self.question_stream(asked) {
             return Ok(stream);
         }
-        if self.is_pods(asked) { self.services.pod.dial(asked).await } else { laptop::dial(asked).await }
+        match self.whose(Protocol::Tcp, asked) {
+            Whose::Pods => self.services.pod.dial(asked).await,
+            Whose::Laptops => laptop::dial(asked).await,
+            Whose::Nobodys => Err(loopback::refused()),
+        }
     }
 
     async fn datagrams_to(&self, asked: SocketAddr) -> Result<PodDatagrams, DialError> {
-        if self.is_pods(asked) {
-            self.services.pod.datagrams(asked).await
-        } else {
-            laptop::datagrams(asked).await
+        match self.whose(Protocol::Udp, asked) {
+            Whose::Pods => self.services.pod.datagrams(asked).await,
+            Whose::Laptops => laptop::datagrams(asked).await,
+            Whose::Nobodys => Err(loopback::refused()),
         }
     }
 

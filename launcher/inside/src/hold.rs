@@ -98,6 +98,8 @@ struct Held {
     factory: Factory,
     /// Speaks to the gateway's kernel.
     gateway: OwnedFd,
+    /// Owns the rules of the programs' loopback.
+    loopback: OwnedFd,
     /// What the launcher has not been given yet.
     ready: Vec<OwnedFd>,
 }
@@ -133,15 +135,26 @@ impl Held {
         let ours = app.try_clone().map_err(step("a descriptor"))?;
         let factory = Factory::new(app, here);
         let mut ready = vec![user, ours, mounts];
-        let receivers = Self::shared(&factory, v6, &mut ready).map_err(step("sockets in the network"))?;
-        let rules = netlink::open(SockProtocol::NetlinkNetFilter).map_err(step("nf_tables"))?;
+        let mut shared = |place| {
+            let receivers =
+                Self::shared(&factory, place, v6, &mut ready).map_err(step("sockets in the network"))?;
+            let rules = netlink::open(SockProtocol::NetlinkNetFilter).map_err(step("nf_tables"))?;
+            Ok((receivers, rules))
+        };
+        let (receivers, rules) = shared(Place::Gateway)?;
         rules::install(&rules, &receivers).map_err(step("rules of nf_tables (with tproxy)"))?;
-        Ok(Self { settings, v6, factory, gateway, ready })
+        let (receivers, loopback) = shared(Place::App)?;
+        rules::install_loopback(&loopback, &receivers)
+            .map_err(step("rules of nf_tables for loopback (with socket and tproxy)"))?;
+        ready.push(factory.socket(Place::App, Kind::Diagnose).map_err(step("sockets in the network"))?);
+        factory.go(Place::Gateway).map_err(step("the second network namespace"))?;
+        Ok(Self { settings, v6, factory, gateway, loopback, ready })
     }
 
     /// The sockets that all connections share; where the datagrams go.
     fn shared(
         factory: &Factory,
+        place: Place,
         v6: bool,
         ready: &mut Vec<OwnedFd>,
     ) -> io::Result<Vec<std::net::SocketAddr>> {
@@ -150,14 +163,12 @@ impl Held {
         let kinds =
             v4.into_iter().chain([Kind::Watch6, Kind::Receive6, Kind::Raw6].into_iter().filter(|_| v6));
         for kind in kinds {
-            let made = factory.socket(Place::Gateway, kind)?;
+            let made = factory.socket(place, kind)?;
             if matches!(kind, Kind::Receive4 | Kind::Receive6) {
                 receivers.push(factory::bound(&made)?);
             }
             ready.push(made);
         }
-        ready.push(factory.socket(Place::App, Kind::Diagnose)?);
-        factory.go(Place::Gateway)?;
         Ok(receivers)
     }
 
@@ -183,6 +194,7 @@ impl Held {
                 None => break,
             }
         }
+        drop(self.loopback);
         guardian::end_all(&self.gateway, self.factory.app());
         Ok(())
     }

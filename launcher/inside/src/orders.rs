@@ -78,7 +78,8 @@ pub enum Answer {
     /// Done; what was ordered comes along.
     Done,
     /// The first answer: all is there. Along come the namespaces (user, network of the app, mount), and for each family
-    /// that the kernel knows a `Watch`, a `Receive` and a `Raw` of the gateway; at the end a `Diagnose` of the app.
+    /// that the kernel knows a `Watch`, a `Receive` and a `Raw` of the gateway, then the same of the app's loopback; at the end a `Diagnose` of
+    /// the app.
     Ready {
         /// The kernel knows IPv6.
         v6: bool,

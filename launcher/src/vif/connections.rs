@@ -234,7 +234,7 @@ impl Network {
     async fn meet(&self, (app, asked): Ends) -> io::Result<TcpStream> {
         let (tries, pause) = IN_THE_WAY;
         for _ in 0..tries {
-            let ours = Socket::from(self.holder.tcp(asked.is_ipv6()).await?);
+            let ours = Socket::from(self.tcp(asked.is_ipv6()).await?);
             ours.bind(&asked.into())?;
             ours.set_tcp_nodelay(true)?;
             let connect = TcpSocket::from_std_stream(ours.into()).connect(app);

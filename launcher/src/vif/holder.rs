@@ -4,7 +4,7 @@
 //! the holder as long as there are not hundreds at once.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
@@ -32,8 +32,10 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Made {
     /// User, network of the app, mount.
     pub(super) namespaces: [OwnedFd; 3],
-    /// For IPv4 and IPv6.
+    /// Of the gateway, for IPv4 and IPv6.
     pub(super) families: Vec<Family>,
+    /// Of the programs' loopback.
+    pub(super) loopback: Vec<Family>,
     pub(super) diagnose: OwnedFd,
 }
 
@@ -42,6 +44,13 @@ pub(super) struct Family {
     pub(super) watch: OwnedFd,
     pub(super) receive: OwnedFd,
     pub(super) raw: OwnedFd,
+}
+
+impl Family {
+    /// Where datagrams are received.
+    pub(super) fn receives_at(&self) -> Option<SocketAddr> {
+        socket2::SockRef::from(&self.receive).local_addr().ok()?.as_socket()
+    }
 }
 
 /// A running holder.
@@ -215,11 +224,12 @@ impl Made {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next();
         let namespaces = [next()?, next()?, next()?];
-        let mut families = Vec::new();
-        for _ in 0..=u8::from(v6) {
-            families.push(Family { watch: next()?, receive: next()?, raw: next()? });
-        }
-        Some(Self { namespaces, families, diagnose: next()? })
+        let mut families = || {
+            let family = |_| Some(Family { watch: next()?, receive: next()?, raw: next()? });
+            (0..=u8::from(v6)).map(family).collect::<Option<_>>()
+        };
+        let (families, loopback) = (families()?, families()?);
+        Some(Self { namespaces, families, loopback, diagnose: next()? })
     }
 }
 

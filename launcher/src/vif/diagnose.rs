@@ -1,0 +1,244 @@
+//! The sockets of the programs' namespace, as its kernel lists them (sock_diag(7)).
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use crate::gate::unmapped;
+
+// linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST: u32 = 72;
+const INET_DIAG_MSG: usize = 72;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+const ATTRIBUTE_HEADER: usize = 4;
+
+/// What a socket is at (net/tcp_states.h); of UDP there are the unconnected ones, which are `CLOSE`, and the others.
+pub(super) mod state {
+    pub(in crate::vif) const SYN_SENT: u8 = 2;
+    pub(in crate::vif) const SYN_RECV: u8 = 3;
+    pub(in crate::vif) const CLOSE: u8 = 7;
+    pub(in crate::vif) const LISTEN: u8 = 10;
+    pub(in crate::vif) const NEW_SYN_RECV: u8 = 12;
+}
+
+/// A transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its own address; IPv4 ones that an IPv6 socket has are as those of an IPv4 socket.
+    pub(super) own: SocketAddr,
+    pub(super) far: SocketAddr,
+    pub(super) state: u8,
+    /// It is bound to all addresses of both families.
+    pub(super) is_dual: bool,
+}
+
+/// All sockets in that state. `socket` is a netlink socket of the namespace.
+///
+/// # Errors
+/// Those of send(2) and recv(2).
+pub(super) fn list(socket: &OwnedFd, protocol: Protocol, state: u8) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut room = vec![0; 64 * 1024];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let question = question(family, protocol, libc::NLM_F_DUMP, 1 << state, None);
+        send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
+        // The kernel fills its answers in as they are taken; none has to be waited for.
+        loop {
+            let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
+            if !read(room.get(..length).unwrap_or_default(), &mut found) {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The state of the TCP socket that would take a segment for `own` that comes from `far`.
+///
+/// # Errors
+/// Those of send(2) and recv(2).
+pub(super) fn state_of(socket: &OwnedFd, own: SocketAddr, far: SocketAddr) -> io::Result<Option<u8>> {
+    let family = if own.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let question = question(family, Protocol::Tcp, 0, u32::MAX, Some((own, far)));
+    send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
+    let mut room = [0; 1024];
+    let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
+    let mut found = Vec::new();
+    read(room.get(..length).unwrap_or_default(), &mut found);
+    Ok(found.first().map(|entry| entry.state))
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+fn question(
+    family: i32,
+    protocol: Protocol,
+    flags: i32,
+    states: u32,
+    ends: Option<(SocketAddr, SocketAddr)>,
+) -> Vec<u8> {
+    let protocol = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+    };
+    let mut message = REQUEST.to_ne_bytes().to_vec();
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend([family as u8, protocol as u8, 0, 0]);
+    message.extend(states.to_ne_bytes());
+    if let Some((own, far)) = ends {
+        message.extend(own.port().to_be_bytes());
+        message.extend(far.port().to_be_bytes());
+        for ip in [own.ip(), far.ip()] {
+            match ip {
+                IpAddr::V4(ip) => message.extend([&ip.octets()[..], &[0; 12]].concat()),
+                IpAddr::V6(ip) => message.extend(ip.octets()),
+            }
+        }
+        // Any device, any cookie (INET_DIAG_NOCOOKIE).
+        message.extend([0; 4]);
+        message.extend([0xff; 8]);
+    }
+    message.resize(REQUEST as usize, 0);
+    message
+}
+
+/// Reads answers of the kernel; whether there are more to come.
+fn read(mut messages: &[u8], found: &mut Vec<Entry>) -> bool {
+    while let Some((length, rest)) = messages.split_first_chunk::<4>() {
+        let length = u32::from_ne_bytes(*length) as usize;
+        match rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind)) {
+            Some(SOCK_DIAG_BY_FAMILY) => {
+                found.extend(messages.get(NLMSG_HEADER..length).and_then(entry));
+            }
+            Some(NLMSG_DONE | NLMSG_ERROR) | None => return false,
+            Some(_) => {}
+        }
+        messages = messages.get(length.max(NLMSG_HEADER).next_multiple_of(4)..).unwrap_or_default();
+    }
+    true
+}
+
+/// A `struct inet_diag_msg` and its attributes.
+fn entry(message: &[u8]) -> Option<Entry> {
+    let family = libc::c_int::from(*message.first()?);
+    let port = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
+    let address = |at: usize, port| {
+        let bytes = message.get(at..)?;
+        Some(match family {
+            libc::AF_INET => SocketAddr::from((*bytes.first_chunk::<4>()?, port)),
+            libc::AF_INET6 => SocketAddr::from((*bytes.first_chunk::<16>()?, port)),
+            _ => return None,
+        })
+    };
+    let own = address(8, port(4)?)?;
+    let v6_only = attribute(message.get(INET_DIAG_MSG..)?, INET_DIAG_SKV6ONLY).is_some_and(|only| only != 0);
+    Some(Entry {
+        own: unmapped(own),
+        far: unmapped(address(24, port(6)?)?),
+        state: *message.get(1)?,
+        is_dual: own.ip() == Ipv6Addr::UNSPECIFIED && !v6_only,
+    })
+}
+
+/// The one byte of that attribute.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<u8> {
+    while let Some((length, rest)) = attributes.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_ne_bytes(*length)).max(ATTRIBUTE_HEADER);
+        if rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind)) == Some(wanted) {
+            return attributes.get(ATTRIBUTE_HEADER).copied();
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(family: i32, own: &[u8], far: &[u8], v6_only: Option<u8>) -> Vec<u8> {
+        let mut bytes = (88_u32 + if v6_only.is_some() { 16 } else { 0 }).to_ne_bytes().to_vec();
+        bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend([family as u8, state::LISTEN, 0, 0]);
+        bytes.extend(40_000_u16.to_be_bytes());
+        bytes.extend(80_u16.to_be_bytes());
+        for address in [own, far] {
+            bytes.extend(address);
+            bytes.resize(bytes.len() + 16 - address.len(), 0);
+        }
+        bytes.resize(88, 0);
+        if let Some(only) = v6_only {
+            bytes.extend([5, 0, 8, 0, 7, 0, 0, 0, 5, 0, INET_DIAG_SKV6ONLY as u8, 0, only, 0, 0, 0]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn sockets_are_found_by_their_ends() {
+        let mapped = |last| [&[0; 10][..], &[0xff, 0xff, 10, 0, 0, last]].concat();
+        let answers = [
+            message(libc::AF_INET, &[10, 0, 0, 1], &[10, 0, 0, 2], None),
+            message(libc::AF_INET6, &mapped(3), &mapped(4), Some(0)),
+            message(libc::AF_INET6, &[0; 16], &[0; 16], Some(0)),
+            message(libc::AF_INET6, &[0; 16], &[0; 16], Some(1)),
+        ];
+        let mut found = Vec::new();
+        assert!(read(&answers.concat(), &mut found));
+        let entry = |own: &str, far: &str, is_dual| Entry {
+            own: own.parse().unwrap(),
+            far: far.parse().unwrap(),
+            state: state::LISTEN,
+            is_dual,
+        };
+        let expected = [
+            entry("10.0.0.1:40000", "10.0.0.2:80", false),
+            entry("10.0.0.3:40000", "10.0.0.4:80", false),
+            entry("[::]:40000", "[::]:80", true),
+            entry("[::]:40000", "[::]:80", false),
+        ];
+        assert_eq!(found, expected);
+        let mut done = 20_u32.to_ne_bytes().to_vec();
+        done.extend(NLMSG_DONE.to_ne_bytes());
+        assert!(!read(&done, &mut found));
+        assert!(read(&[], &mut found));
+    }
+
+    #[test]
+    fn the_kernel_tells_of_the_sockets_of_this_process() {
+        let flags = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        let socket = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Netlink,
+            nix::sys::socket::SockType::Raw,
+            flags,
+            nix::sys::socket::SockProtocol::NetlinkSockDiag,
+        )
+        .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let known = |protocol, state, own| {
+            list(&socket, protocol, state).unwrap().iter().any(|entry| entry.own == own)
+        };
+        assert!(known(Protocol::Tcp, state::LISTEN, own));
+        assert!(known(Protocol::Udp, state::CLOSE, udp.local_addr().unwrap()));
+        let far = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(state_of(&socket, own, far).unwrap(), Some(state::LISTEN));
+        drop(listener);
+        assert_eq!(state_of(&socket, own, far).unwrap(), None);
+    }
+}
