@@ -73,7 +73,7 @@ fn say_findings(text: &mut String, findings: &[Finding]) {
         let _ = match (&finding.outcome, finding.complaint()) {
             (Outcome::Works, _) => writeln!(text, "  yes  {}", spelled(finding.need)),
             (Outcome::Untried, _) => {
-                writeln!(text, "  ?    {}: not without the former", spelled(finding.need))
+                writeln!(text, "  ?    {}: not tried after that", spelled(finding.need))
             }
             (Outcome::Fails(_), complaint) => {
                 let complaint = complaint.map(|complaint| complaint.to_string()).unwrap_or_default();

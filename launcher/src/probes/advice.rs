@@ -18,7 +18,9 @@ pub(super) fn on(need: Need, error: &io::Error) -> Vec<String> {
         Need::Tun => device("/dev/net/tun", "tun"),
         Need::Fuse => device("/dev/fuse", "fuse"),
     };
-    if is_confined() {
+    // What a filter refuses with.
+    let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
+    if refused && is_confined() {
         lines.push(format!("a sandbox around tp (a container?) filters system calls: {}", allowing(need)));
     }
     lines
@@ -64,7 +66,7 @@ fn module(name: &str) -> Vec<String> {
     if Path::new("/sys/module").join(name).exists() {
         return Vec::new();
     }
-    vec![format!("the kernel has no {name}, or may not load it for a user: sudo modprobe {name}")]
+    vec![format!("the kernel may have no {name}, or not load it for a user: sudo modprobe {name}")]
 }
 
 fn on_filter(error: &io::Error) -> Vec<String> {
