@@ -16,6 +16,7 @@ pub mod kube;
 pub mod method;
 pub mod names;
 pub mod nameserver;
+pub mod nested;
 pub mod placement;
 pub mod pod;
 pub mod probes;

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use tp::child::Blocked;
 use tp::cli::{Action, Cli, Log};
 use tp::doctor;
+use tp::nested;
 use tp::report::{FAILED, Failure};
 use tp::run;
 use tracing::level_filters::LevelFilter;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("tp {}: {panic}\ntp: --log-file FILE keeps what led to it", env!("CARGO_PKG_VERSION"));
     }));
+    nested::leave_shim();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

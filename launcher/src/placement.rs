@@ -154,15 +154,18 @@ impl fmt::Display for Lacks {
 pub async fn check(method: Method, judged: Result<(), Refusal>, inside: &Path) -> Result<(), PlacementError> {
     let Sent::Inside(refusal) = method.sends(judged)? else { return Ok(()) };
     let mut lacks = Lacks::default();
-    for (way, complaints) in
-        [(Method::Vif, probes::vif(inside).await), (Method::Trap, probes::trap(inside).await)]
-    {
-        if matches!(method, Method::Auto) || method == way {
-            if complaints.is_empty() {
-                return Ok(());
-            }
-            lacks.add(way, complaints);
+    if method != Method::Trap {
+        lacks.add(Method::Vif, probes::rights(inside).await);
+    }
+    if method == Method::Trap || method == Method::Auto && !lacks.0.is_empty() {
+        let complaints = probes::trap(inside).await;
+        if complaints.is_empty() {
+            return Ok(());
         }
+        lacks.add(Method::Trap, complaints);
+    }
+    if lacks.0.is_empty() {
+        return Ok(());
     }
     Err(nothing(method, refusal, lacks))
 }
@@ -183,14 +186,9 @@ async fn make(
 ) -> Result<Entry, Lacks> {
     let mut lacks = Lacks::default();
     if method != Method::Trap {
-        match Vif::start(&inside, &folder, services).await {
+        match private_network(&inside, &folder, services).await {
             Ok(vif) => return Ok(Entry::Vif(vif)),
-            Err(error) => {
-                // Trying each step by itself mostly tells more.
-                let complaints = probes::vif(&inside).await;
-                let known = !complaints.is_empty();
-                lacks.add(Method::Vif, if known { complaints } else { vec![Complaint::of(&error)] });
-            }
+            Err(complaints) => lacks.add(Method::Vif, complaints),
         }
     }
     if method != Method::Vif {
@@ -202,6 +200,24 @@ async fn make(
         lacks.add(Method::Trap, complaints);
     }
     Err(lacks)
+}
+
+async fn private_network(
+    inside: &Path,
+    folder: &Path,
+    services: Arc<Services>,
+) -> Result<Arc<Vif>, Vec<Complaint>> {
+    if let Some(complaint) = probes::filtered() {
+        return Err(vec![complaint]);
+    }
+    match Vif::start(inside, folder, services).await {
+        Ok(vif) => Ok(vif),
+        Err(error) => {
+            // Trying each step by itself mostly tells more.
+            let complaints = probes::vif(inside).await;
+            Err(if complaints.is_empty() { vec![Complaint::of(&error)] } else { complaints })
+        }
+    }
 }
 
 /// Places the programs of one run.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tp_abi::env;
-use tp_inside::probe::{FILTER, NAMESPACES, Need};
+use tp_inside::probe::{FILTER, NAMESPACES, Need, RIGHTS};
 
-use crate::sys;
+use crate::{nested, sys};
 
 /// The kernel may have to load a module first.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -89,8 +89,28 @@ impl fmt::Display for Complaint {
 
 /// What keeps `--method vif` from working; nothing if it works. `inside` is the path of `tp-inside`.
 pub async fn vif(inside: &Path) -> Vec<Complaint> {
+    if let Some(complaint) = filtered() {
+        return vec![complaint];
+    }
     let of_vif = |finding: &Finding| !matches!(finding.need, Need::Tun | Need::Fuse);
     complaints(inside, namespaces(inside).await.map(|all| all.into_iter().filter(of_vif).collect()))
+}
+
+/// What keeps `--method vif` from working on most machines on which it does not; found soon.
+pub async fn rights(inside: &Path) -> Vec<Complaint> {
+    match filtered() {
+        Some(complaint) => vec![complaint],
+        None => complaints(inside, tried(inside, RIGHTS).await),
+    }
+}
+
+/// What to say if tp itself is in a run that answers its calls.
+#[must_use]
+pub fn filtered() -> Option<Complaint> {
+    nested::is_filtered().then(|| Complaint {
+        what: "tp is in a `tp run` itself, of which a filter answers all calls (--method trap)".to_owned(),
+        advice: Vec::new(),
+    })
 }
 
 /// What keeps `--method trap` from working; nothing if it works.
@@ -134,7 +154,11 @@ pub fn spelled(need: Need) -> &'static str {
 /// # Errors
 /// If that cannot be started or does not end.
 pub async fn namespaces(inside: &Path) -> io::Result<Vec<Finding>> {
-    let mut prober = start(inside, NAMESPACES)?;
+    tried(inside, NAMESPACES).await
+}
+
+async fn tried(inside: &Path, subject: &str) -> io::Result<Vec<Finding>> {
+    let mut prober = start(inside, subject)?;
     let mut said = String::new();
     let all = async {
         if let Some(out) = &mut prober.stdout {

@@ -103,7 +103,7 @@ impl Case {
     }
 
     /// `tp run --method METHOD --deployment web -- PROGRAM`, not yet started.
-    pub fn by<'a>(&self, method: &'a str, program: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    pub fn by(&self, method: &str, program: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         self.command(WEB.into_iter().chain(["--method", method]), program)
     }
 

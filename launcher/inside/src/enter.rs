@@ -184,18 +184,8 @@ fn enter_trap(launcher: &OsStr) -> Result<(), EnterError> {
 /// What is the launcher's and the shim's in the environment is not for a program without the shim: a dynamic one that it
 /// starts would load it. Nothing else of this process is changed, as it would be by [`std::process::Command`].
 fn become_program(path: PathBuf) -> EnterError {
-    let shim = std::env::var_os(env::SHIM);
-    let is_ours = |name: &OsStr| env::CARRIED.into_iter().chain([env::PROGRAM]).any(|ours| name == ours);
-    let variables = std::env::vars_os().filter(|(name, _)| !is_ours(name)).filter_map(|(name, value)| {
-        let value = if name == env::LD_PRELOAD { without(&value, shim.as_deref())? } else { value };
-        Some([name.as_bytes(), b"=", value.as_bytes()].concat())
-    });
-    let arguments = std::env::args_os().map(OsString::into_vec);
-    // None of these has a NUL: each was a C string before.
-    let strings =
-        |all: Vec<Vec<u8>>| all.into_iter().filter_map(|text| CString::new(text).ok()).collect::<Vec<_>>();
     let program = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
-    let (arguments, variables) = (strings(arguments.collect()), strings(variables.collect()));
+    let (arguments, variables) = (arguments(), plain_environment());
     let Err(errno) = execve(&program, &arguments, &variables);
     let mut errno = errno;
     if errno == Errno::ENOEXEC && !is_elf(&path) {
@@ -205,6 +195,28 @@ fn become_program(path: PathBuf) -> EnterError {
         Err(errno) = execve(SHELL, &arguments, &variables);
     }
     EnterError::Execute { path, source: errno.into() }
+}
+
+/// This process's arguments, as execve(2) takes them.
+#[must_use]
+pub fn arguments() -> Vec<CString> {
+    strings(std::env::args_os().map(OsString::into_vec))
+}
+
+/// This process's environment without what is tp's in it, as execve(2) takes it.
+#[must_use]
+pub fn plain_environment() -> Vec<CString> {
+    let shim = std::env::var_os(env::SHIM);
+    let is_ours = |name: &OsStr| env::CARRIED.into_iter().chain([env::PROGRAM]).any(|ours| name == ours);
+    strings(std::env::vars_os().filter(|(name, _)| !is_ours(name)).filter_map(|(name, value)| {
+        let value = if name == env::LD_PRELOAD { without(&value, shim.as_deref())? } else { value };
+        Some([name.as_bytes(), b"=", value.as_bytes()].concat())
+    }))
+}
+
+/// None of these has a NUL: each was a C string before.
+fn strings(all: impl Iterator<Item = Vec<u8>>) -> Vec<CString> {
+    all.filter_map(|text| CString::new(text).ok()).collect()
 }
 
 /// A program that the kernel refuses is one of another machine, and none for the shell.

@@ -4,6 +4,7 @@
 //! The launcher reads signals from a signalfd, which needs them blocked in every thread; a blocked mask is inherited
 //! over exec (signal(7)), so the child must be given the mask back that the launcher itself was started with.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
@@ -39,6 +40,19 @@ pub fn restore_in_child(command: &mut Command, mask: SigSet, files: FileLimit) {
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(io::Error::from)
         });
     }
+}
+
+/// execve(2) past libc, which a shim may have taken over. Returns only if it fails.
+pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: a string, and two arrays of strings that end with null; all outlive the call.
+    unsafe {
+        libc::syscall(libc::SYS_execve, program.as_ptr(), arguments.as_ptr(), environment.as_ptr());
+    }
+    io::Error::last_os_error()
 }
 
 /// A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6).

@@ -20,11 +20,16 @@ pub(crate) fn users() -> io::Result<()> {
     map(uid.as_raw(), gid.as_raw())
 }
 
+/// This process gets a network namespace.
+pub(crate) fn network() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNET)?)
+}
+
 /// This process gets two network namespaces, of which it gives the one and is in the other.
 pub(crate) fn networks() -> io::Result<OwnedFd> {
-    unshare(CloneFlags::CLONE_NEWNET)?;
+    network()?;
     let app = std::fs::File::open("/proc/self/ns/net")?;
-    unshare(CloneFlags::CLONE_NEWNET)?;
+    network()?;
     Ok(app.into())
 }
 
