@@ -7,7 +7,7 @@ import sys
 import time
 
 path = sys.argv[1]
-launcher = os.environ["TP_SOCKET"]
+launcher = f"/proc/{os.getppid()}"
 address = (socket.gethostbyname("backend"), 80)
 
 

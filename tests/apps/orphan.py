@@ -1,13 +1,12 @@
 """Says what becomes of connections and lookups when the launcher is killed."""
 
-import os
 import socket
 import threading
 
 connection = socket.create_connection(("tcp-echo", 7), timeout=30)
 connection.sendall(b"x")
 assert connection.recv(1) == b"x"
-print(os.environ["TP_SOCKET"], flush=True)
+print("ready", flush=True)
 
 try:
     ended = connection.recv(1) == b""

@@ -317,6 +317,15 @@ impl Running {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
+    /// The folder that its run has: the launcher holds a lock in it.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let files = descriptors.flatten().filter_map(|link| std::fs::read_link(link.path()).ok());
+        let lock = files.into_iter().find(|file| file.ends_with("lock")).expect("a run has a lock");
+        lock.parent().unwrap().to_owned()
+    }
+
     /// Waits for its end, and for that of all that share its stdout.
     #[track_caller]
     pub fn ends_within(self, limit: Duration) -> Ran {

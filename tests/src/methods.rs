@@ -48,6 +48,12 @@ pub const BOUND: &[Bound] = &[
         BEFORE,
     ),
     bound("cluster_abandoned", "an_interrupt_before_the_command_starts_ends_tp_with_130", SHIM, BEFORE),
+    bound(
+        "cluster_dns",
+        "getaddrinfo_a_works_in_all_its_modes",
+        SHIM,
+        "the shim's own getaddrinfo_a; libc's says less of time limits, in the pod as well",
+    ),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(
@@ -57,6 +63,19 @@ pub const BOUND: &[Bound] = &[
         "a filter has no network of its own that could end: its program goes on with errors, as under the shim",
     ),
 ];
+
+/// What a call that wants the network is told under the method of this process's cases when the launcher is gone: each
+/// method has its own way to fail, and none is another network.
+#[must_use]
+pub fn lost() -> &'static str {
+    match std::env::var(VARIABLE).as_deref() {
+        // The other end of the program's one network card is gone, and its routes.
+        Ok("vif") => "ENETUNREACH",
+        // What seccomp answers for a listener that nobody has any more (seccomp_unotify(2)).
+        Ok("trap") => "ENOSYS",
+        _ => "ENETDOWN",
+    }
+}
 
 /// Why the case does not run under the method; [`None`] if it does.
 #[must_use]

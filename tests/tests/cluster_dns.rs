@@ -1,9 +1,10 @@
 //! DNS: raw messages, resolv.conf and hosts are the pod's, for programs and libraries that resolve by themselves.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use tp_tests::case::{PYTHON, Ran, app, built, ran};
+use tp_tests::case::{LIMIT, PYTHON, Ran, Running, app, built, ran};
 use tp_tests::{Case, PodNetwork, Sandbox, Target, Workload, containerd};
 
 /// What a program of `apps/` says must be what it says in the pod's own network.
@@ -297,8 +298,15 @@ fn the_files_are_the_pods_by_whatever_function_they_are_opened() {
 #[test]
 fn the_files_go_with_the_run() {
     let case = Case::new();
-    let path = case.shell("f=$(dirname $TP_SOCKET); ls $f; echo; echo $f");
-    path.says(&["hosts\n", "resolv.conf\n"]);
-    let folder = path.stdout.lines().last().unwrap();
-    assert!(folder.starts_with('/') && !std::fs::exists(folder).unwrap(), "{folder}");
+    let mut command = case.web_command(["sh", "-c", "echo ready; read line"]);
+    let mut running = Running::start(command.stdin(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let folder = running.folder();
+    for name in ["hosts", "resolv.conf"] {
+        assert!(folder.join(name).exists(), "{name} is not in {folder:?}");
+    }
+    drop(running.child.stdin.take());
+    running.ends_within(LIMIT);
+    assert!(!folder.exists(), "{folder:?}");
 }
