@@ -33,6 +33,7 @@ const fn bound(
 
 /// What is about the shim has no other method in it.
 const SHIM: &[&str] = &["auto"];
+const ASKS: &str = "the socket by which the shim asks; nobody else gets to know it";
 const BEFORE: &str = "what becomes of tp before any program is started";
 
 /// Where the namespace of a run is, it has an end.
@@ -54,6 +55,20 @@ pub const BOUND: &[Bound] = &[
         SHIM,
         "the shim's own getaddrinfo_a; libc's says less of time limits, in the pod as well",
     ),
+    bound("cluster_robust", "whoever_writes_to_the_launchers_socket_disturbs_nobody", SHIM, ASKS),
+    bound("cluster_robust", "a_question_of_another_user_is_not_answered", SHIM, ASKS),
+    bound(
+        "cluster_processes",
+        "a_program_that_changed_its_root_starts_nothing_without_the_shim",
+        SHIM,
+        "a namespace or a filter goes along into another root folder",
+    ),
+    bound(
+        "cluster_udp",
+        "a_process_that_nobody_may_look_into_is_told_of_a_refused_port_as_well",
+        NAMESPACE,
+        "a filter's supervisor cannot take the sockets of such a process: it has no network at all",
+    ),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(
@@ -63,6 +78,12 @@ pub const BOUND: &[Bound] = &[
         "a filter has no network of its own that could end: its program goes on with errors, as under the shim",
     ),
 ];
+
+/// If dynamic programs of this process's cases have the shim.
+#[must_use]
+pub fn under_the_shim() -> bool {
+    std::env::var(VARIABLE).map_or(true, |method| method == "auto" || method == "shim")
+}
 
 /// What a call that wants the network is told under the method of this process's cases when the launcher is gone: each
 /// method has its own way to fail, and none is another network.
