@@ -4,8 +4,10 @@
 //! usual names; the shim opens these instead. The `hosts` file has the laptop's own name besides, which stays the
 //! laptop's.
 
+use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use socks_proxy::files::Files;
@@ -24,6 +26,8 @@ pub fn write(folder: &Path, files: &Files) -> io::Result<()> {
     let put = |name: &str, contents: &[u8]| {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(contents)?;
+        // As on the laptop, nobody writes there: in a private network the file itself is in /etc.
+        file.as_file().set_permissions(Permissions::from_mode(0o444))?;
         file.persist(folder.join(name)).map(drop).map_err(io::Error::from)
     };
     put(tp_abi::env::RESOLV_CONF, &files.resolv_conf)?;

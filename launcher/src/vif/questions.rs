@@ -173,7 +173,7 @@ impl Network {
 
     /// Addresses come from the laptop's libc, which knows more than nameservers; all else from its nameservers.
     async fn ask_laptop(&self, question: &Question, name: &str, tcp: bool) -> Option<Vec<u8>> {
-        if question.want().is_some() {
+        if question.is_for_addresses() {
             return self.ask_names(question, name, tcp).await;
         }
         let nameserver = Nameserver::new("/etc/resolv.conf", "/etc/hosts");
@@ -182,17 +182,16 @@ impl Network {
     }
 
     async fn ask_names(&self, question: &Question, name: &str, tcp: bool) -> Option<Vec<u8>> {
-        match question.want() {
-            Some(want) => {
-                let answer = self.services.names.lookup(name, want).await;
-                let answer = match &*answer {
-                    Ok(found) => question.addresses(&found.addresses),
-                    Err(error) => question.failure(error),
-                };
-                if tcp { answer } else { question.fitting(answer?) }
-            }
-            None => question.failed(ResponseCode::NotImp),
+        if !question.is_for_addresses() {
+            return question.failed(ResponseCode::NotImp);
         }
+        // Both families at once: what the laptop's hosts file has for one of them is not asked elsewhere for the other.
+        let both = Want { v4: true, v6: true, configured: false };
+        let answer = match &*self.services.names.lookup(name, both).await {
+            Ok(found) => question.addresses(&found.addresses),
+            Err(error) => question.failure(error),
+        };
+        if tcp { answer } else { question.fitting(answer?) }
     }
 }
 
@@ -242,13 +241,9 @@ impl Question {
         self.query.name().to_ascii().trim_end_matches('.').to_owned()
     }
 
-    /// The families of addresses that are asked for.
-    fn want(&self) -> Option<Want> {
-        match self.query.query_type() {
-            RecordType::A => Some(Want { v4: true, v6: false, configured: false }),
-            RecordType::AAAA => Some(Want { v4: false, v6: true, configured: false }),
-            _ => None,
-        }
+    /// Whether addresses are asked for.
+    fn is_for_addresses(&self) -> bool {
+        matches!(self.query.query_type(), RecordType::A | RecordType::AAAA)
     }
 
     /// The address whose name is asked for.
