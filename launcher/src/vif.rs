@@ -41,6 +41,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ impl Vif {
                 holder: Arc::clone(&holder),
                 loopback,
                 raws: RwLock::default(),
+                numbers: AtomicU32::default(),
                 connections: Connections::default(),
                 datagrams: Datagrams::default(),
                 dialing: Notify::new(),
@@ -206,6 +208,8 @@ pub(crate) struct Network {
     loopback: Option<Loopback>,
     /// Sends whole packets to programs; for IPv4, and for IPv6 if the kernel has it. None when the holder is gone.
     raws: RwLock<Vec<Socket>>,
+    /// Of packets in parts.
+    numbers: AtomicU32,
     connections: Connections,
     datagrams: Datagrams,
     /// open --there is a dial--> `given_up`
@@ -278,7 +282,7 @@ impl Network {
             Some(seen @ Seen::Pings { app, asked }) => {
                 info!(%asked, "ping is not carried: it is answered with \"packet filtered\"");
                 if let Some(refusal) = packet::refusal(seen, packet, code::EACCES) {
-                    self.raw(app, &refusal);
+                    self.raw(app, refusal);
                 }
             }
             None => {}
@@ -286,11 +290,14 @@ impl Network {
     }
 
     /// Sends a packet to a program. One that its kernel has no room for is lost, as on any network.
-    fn raw(&self, app: IpAddr, packet: &[u8]) {
+    fn raw(&self, app: IpAddr, packet: Vec<u8>) {
         let raws = self.raws.read().unwrap_or_else(PoisonError::into_inner);
         let Some(raw) = raws.get(usize::from(app.is_ipv6())) else { return };
-        if let Err(error) = raw.send_to(packet, &SocketAddr::new(app, 0).into()) {
-            debug!(%error, %app, "a packet was lost");
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        for part in packet::sendable(packet, number) {
+            if let Err(error) = raw.send_to(&part, &SocketAddr::new(app, 0).into()) {
+                debug!(%error, %app, "a packet was lost");
+            }
         }
     }
 

@@ -197,7 +197,7 @@ impl Network {
     fn refuse(&self, (app, asked): Ends, sequence: u32, packet: &[u8], errno: i32) -> Outcome {
         info!(errno, "refused");
         match packet::refusal(Seen::Opens { app, asked, sequence }, packet, errno) {
-            Some(refusal) => self.raw(app.ip(), &refusal),
+            Some(refusal) => self.raw(app.ip(), refusal),
             None if self.connections.advance((app, asked), sequence, Progress::Silent) => {
                 return Outcome::Silent;
             }

@@ -126,13 +126,13 @@ impl Network {
 impl Back for Network {
     fn send(&self, app: SocketAddr, from: SocketAddr, datagram: &[u8]) {
         if let Some(packet) = packet::datagram(from, app, datagram) {
-            self.raw(app.ip(), &packet);
+            self.raw(app.ip(), packet);
         }
     }
 
     async fn tell(&self, app: SocketAddr, to: SocketAddr, errno: i32) {
         if let Some(packet) = packet::undelivered(app, to, errno) {
-            self.raw(app.ip(), &packet);
+            self.raw(app.ip(), packet);
         }
     }
 }

@@ -14,6 +14,8 @@ use etherparse::{
 use tp_abi::errno::code;
 
 const TTL: u8 = 64;
+/// The next header of a packet that is a part (RFC 8200, 4.5).
+const FRAGMENT: u8 = 44;
 
 /// What a packet wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,46 @@ fn unreachable(app: IpAddr, asked: IpAddr, about: &[u8], errno: i32) -> Vec<u8> 
         ip.icmpv6(Icmpv6Type::DestinationUnreachable(reason)).write(&mut packet, about)
     };
     packet
+}
+
+/// The longest packet that the programs' link takes.
+const MTU: usize = 65_535;
+/// Bytes of an IPv6 header, of a fragment's, and of what a fragment carries (RFC 8200, 4.5).
+const V6_HEADER: usize = 40;
+const FRAGMENT_MAX: usize = 65_480;
+
+/// The packet as it can be sent: the longest datagrams of IPv6 do not fit into one. `number` tells its parts from those of
+/// others.
+#[must_use]
+pub fn sendable(packet: Vec<u8>, number: u32) -> Vec<Vec<u8>> {
+    match packet.split_at_checked(V6_HEADER) {
+        Some((header, payload)) if packet.len() > MTU => fragments(header, payload, number),
+        _ => vec![packet],
+    }
+}
+
+fn fragments(header: &[u8], payload: &[u8], number: u32) -> Vec<Vec<u8>> {
+    let (start, addresses) = header.split_at_checked(8).unwrap_or_default();
+    let next = start.get(6).copied().unwrap_or_default();
+    let mut offset: u16 = 0;
+    let mut all = Vec::new();
+    let mut chunks = payload.chunks(FRAGMENT_MAX).peekable();
+    while let Some(chunk) = chunks.next() {
+        let length = u16::try_from(chunk.len()).unwrap_or_default();
+        let more = u16::from(chunks.peek().is_some());
+        let mut packet = start.get(..4).unwrap_or_default().to_vec();
+        packet.extend((length + 8).to_be_bytes());
+        packet.extend([FRAGMENT, TTL]);
+        packet.extend(addresses);
+        packet.extend([next, 0]);
+        // The offset is in units of 8 bytes, which leaves the last bits free.
+        packet.extend((offset | more).to_be_bytes());
+        packet.extend(number.to_be_bytes());
+        packet.extend(chunk);
+        all.push(packet);
+        offset = offset.saturating_add(length);
+    }
+    all
 }
 
 /// A datagram that the program receives; [`None`] if it is longer than its network carries.
@@ -218,5 +260,25 @@ mod tests {
             assert_eq!(datagram(at(asked), at(app), &vec![7; longest + 1]), None);
         }
         assert_eq!(datagram(at(V4.0), at(V6.0), b"x"), None);
+    }
+
+    #[test]
+    fn what_is_longer_than_the_link_takes_goes_in_parts() {
+        let whole = datagram(at(V6.1), at(V6.0), &[7; 65_507]).unwrap();
+        let parts = sendable(whole.clone(), 9);
+        let payloads: Vec<u8> = parts.iter().flat_map(|part| part[48..].to_vec()).collect();
+        assert_eq!(payloads, whole[40..]);
+        for (part, offset) in parts.iter().zip([1_u16, 65_480]) {
+            assert!(part.len() <= MTU);
+            assert_eq!(part[4..6], (part.len() as u16 - 40).to_be_bytes());
+            assert_eq!(part[6..8], [FRAGMENT, TTL]);
+            assert_eq!(
+                part[40..],
+                [&[17, 0][..], &offset.to_be_bytes(), &[0, 0, 0, 9], &part[48..]].concat()
+            );
+        }
+        assert_eq!(parts.len(), 2);
+        let short = datagram(at(V4.1), at(V4.0), &[7; 65_507]).unwrap();
+        assert_eq!(sendable(short.clone(), 9), [short]);
     }
 }

@@ -58,7 +58,7 @@ impl Network {
                     () = network.end.cancelled() => None,
                 };
                 if let Some(packet) = answered.and_then(|answer| packet::datagram(asked, app, &answer)) {
-                    network.raw(app.ip(), &packet);
+                    network.raw(app.ip(), packet);
                 }
             };
             self.tasks.spawn(answer.instrument(debug_span!("question", %app, %asked)));
@@ -120,7 +120,9 @@ impl Network {
             }
             (Resolver::PodIfInScope, _) => {
                 let answer = self.ask_pod(nameserver, bytes, tcp).await?;
-                if addresses(&answer).into_iter().any(|ip| self.services.scope.is_pods_ip(ip)) {
+                let is_pods = addresses(&answer).into_iter().any(|ip| self.services.scope.is_pods_ip(ip));
+                // The pod's search domains are not the laptop's.
+                if is_pods || spellings.len() > 1 {
                     return Some(answer);
                 }
                 self.ask_laptop(&question, &name, tcp).await
