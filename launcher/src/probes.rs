@@ -142,6 +142,7 @@ pub fn spelled(need: Need) -> &'static str {
         Need::Packets => "packet sockets",
         Need::Rules => "rules for packets (nf_tables)",
         Need::Tproxy => "redirected datagrams (nft_tproxy)",
+        Need::Sockets => "rules with an owner that look for sockets (nft_socket)",
         Need::Filter => "seccomp user notification",
         Need::Reach => "descriptors of other processes (pidfd_getfd)",
         Need::Tun => "network devices of programs (/dev/net/tun)",

@@ -36,6 +36,8 @@ pub enum Need {
     Rules,
     /// The rule that has one socket take all datagrams.
     Tproxy,
+    /// Rules that ask whether a socket takes a packet, and go with their owner.
+    Sockets,
     /// A seccomp filter with a listener.
     Filter,
     /// The launcher takes a descriptor out of another process of this user.
@@ -48,7 +50,7 @@ pub enum Need {
 
 impl Need {
     /// All, in the order in which they are tried.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Users,
         Self::Networks,
         Self::Mounts,
@@ -56,6 +58,7 @@ impl Need {
         Self::Packets,
         Self::Rules,
         Self::Tproxy,
+        Self::Sockets,
         Self::Filter,
         Self::Reach,
         Self::Tun,
@@ -73,6 +76,7 @@ impl Need {
             Self::Packets => "packets",
             Self::Rules => "rules",
             Self::Tproxy => "tproxy",
+            Self::Sockets => "sockets",
             Self::Filter => "filter",
             Self::Reach => "reach",
             Self::Tun => "tun",
@@ -134,6 +138,7 @@ fn namespaces() -> io::Result<()> {
         step(Need::Packets, trial::packets())?;
         if step(Need::Rules, trial::rules())?.is_some() {
             step(Need::Tproxy, trial::tproxy())?;
+            step(Need::Sockets, trial::sockets())?;
         }
         step(Need::Tun, tun())?;
     }

@@ -13,6 +13,7 @@ pub(super) fn on(need: Need, error: &io::Error) -> Vec<String> {
         Need::Packets => module("af_packet"),
         Need::Rules => module("nf_tables"),
         Need::Tproxy => module("nft_tproxy"),
+        Need::Sockets => module("nft_socket"),
         Need::Filter => on_filter(error),
         Need::Reach => on_reach(),
         Need::Tun => device("/dev/net/tun", "tun"),

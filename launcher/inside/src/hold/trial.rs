@@ -54,6 +54,13 @@ pub(crate) fn tproxy() -> io::Result<()> {
     install(&[(Ipv4Addr::LOCALHOST, 1).into()])
 }
 
+/// Packets that a socket takes are told from others, by rules that go with who made them: in a namespace of their own, as
+/// in a run, since the table has one name.
+pub(crate) fn sockets() -> io::Result<()> {
+    network()?;
+    nftables::install_loopback(&netlink::open(SockProtocol::NetlinkNetFilter)?, &[])
+}
+
 fn install(receivers: &[SocketAddr]) -> io::Result<()> {
     nftables::install(&netlink::open(SockProtocol::NetlinkNetFilter)?, receivers)
 }
