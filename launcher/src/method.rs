@@ -2,8 +2,9 @@
 //!
 //! The dynamic loader drops a preload without a word for set-user-ID programs and for those with file capabilities
 //! (ld.so(8), "secure-execution mode"), cannot load it into another libc or another architecture, and is not there
-//! at all in a static program; Go programs make their system calls past libc. Each of these would run unhooked and
-//! talk to the wrong network. So the shim is refused here, with the reason; most of them can be kept [inside](crate::placement).
+//! at all in a static program; Go programs and emulators make their system calls past libc. Each of these would run unhooked and
+//! talk to the wrong network. So the shim is refused here, with the reason; most of them can be kept
+//! [inside](crate::placement).
 //!
 //! Only files are read: nothing is run to find out.
 
@@ -73,6 +74,9 @@ pub enum Reason {
     /// Go, whatever the linking.
     #[error("is a Go program: it makes its system calls past libc, where tp's shim sits")]
     Go,
+    /// An emulator.
+    #[error("is an emulator: it makes the system calls of its programs past libc, where tp's shim sits")]
+    Emulator,
     /// Set-user-ID or set-group-ID.
     #[error("is a set-user-ID or set-group-ID program: the dynamic loader ignores tp's shim in it")]
     SetId,
@@ -110,6 +114,7 @@ impl Reason {
         match self {
             Self::Static
             | Self::Go
+            | Self::Emulator
             | Self::Capabilities
             | Self::OtherLibc(_)
             | Self::OtherArchitecture(_)
@@ -214,6 +219,7 @@ fn examine(place: &Place, path: &Path, file: io::Result<File>, depth: u32) -> Re
     }
     let harmless = metadata.uid() == 0 && HARMLESS.iter().any(|harmless| path == Path::new(harmless));
     match reason_in_elf(file) {
+        Ok(None) if emulator::is_one(path) => Err(refuse(Reason::Emulator)),
         Ok(None) => Ok(()),
         Ok(Some(Reason::Static)) if harmless => Ok(()),
         Ok(Some(Reason::OtherArchitecture(name))) if !emulator::runs(start) => {

@@ -12,6 +12,12 @@ const MACHINE: std::ops::Range<usize> = 18..20;
 const EM_386: u16 = 3;
 const EM_ARM: u16 = 40;
 
+/// Whether a program may be one that runs those of other architectures as QEMU's user mode does: with system calls of its
+/// own. It is told by its name; whoever has such a name wrongly is kept under tp as well.
+pub(super) fn is_one(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"qemu-"))
+}
+
 /// Whether the kernel runs an ELF program that begins so.
 pub(super) fn runs(start: &[u8]) -> bool {
     is_half_of_native(start) || of(start).is_some()
@@ -97,6 +103,12 @@ mod tests {
     fn what_is_switched_off_or_known_by_a_name_counts_for_nothing() {
         assert!(Format::parse(&ARM64.replace("enabled", "disabled")).is_none());
         assert!(Format::parse("enabled\ninterpreter /x\nflags: \nextension .exe\n").is_none());
+    }
+
+    #[test]
+    fn qemu_is_known_by_its_name() {
+        assert!(is_one(Path::new("/usr/bin/qemu-aarch64")));
+        assert!(!is_one(Path::new("/usr/bin/curl")));
     }
 
     #[test]
