@@ -123,16 +123,19 @@ impl Caught {
 
     /// A copy of descriptor `fd`.
     pub(super) fn socket(&self, fd: i32) -> Step<OwnedFd> {
-        let copy =
-            sys::process::descriptor_of_thread(self.notification.thread, fd).map_err(|error| match error
-                .raw_os_error()
-            {
-                Some(libc::EBADF) => Reply::Proceeds,
-                _ if sys::socket::is_exhausted(&error) => Reply::Fails(code::ENOBUFS),
-                _ => self.unreadable(error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw)),
-            })?;
+        let copy = self.copy(fd)?;
         // What was read before this was this program's, too.
         if self.waits() { Ok(copy) } else { Err(Reply::Gone) }
+    }
+
+    /// A copy of descriptor `fd`, of a thread that may have taken a signal meanwhile.
+    pub(super) fn copy(&self, fd: i32) -> Step<OwnedFd> {
+        let copy = sys::process::descriptor_of_thread(self.notification.thread, fd);
+        copy.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBADF) => Reply::Proceeds,
+            _ if sys::socket::is_exhausted(&error) => Reply::Fails(code::ENOBUFS),
+            _ => self.unreadable(error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw)),
+        })
     }
 
     fn unreadable(&self, errno: Errno) -> Reply {
@@ -173,7 +176,7 @@ impl Caught {
             }
             match ready {
                 Err(_elapsed) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                    return Ok(Err(io::ErrorKind::WouldBlock.into()));
+                    return Ok(Err(io::Error::from_raw_os_error(libc::EAGAIN)));
                 }
                 Err(_elapsed) => look = LOOKS.1.min(look * 2),
                 Ok(Err(error)) => return Ok(Err(error)),

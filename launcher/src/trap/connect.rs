@@ -41,7 +41,8 @@ impl Supervisor {
         if decide::stays(to.address).is_some() {
             return Err(Reply::Proceeds);
         }
-        let socket = caught.socket(fd)?;
+        // A connect() that a signal interrupts goes on.
+        let socket = caught.copy(fd)?;
         let (asked, v6) = match decide::connect(facts(&socket)?, to) {
             Verdict::Pass(_) => return Err(Reply::Proceeds),
             Verdict::Refuse(errno) => {
@@ -69,6 +70,11 @@ impl Supervisor {
     ) -> Step<Reply> {
         if !self.services.scope.is_pods(asked) {
             return Err(Reply::Proceeds);
+        }
+        // By this libc sorts a name's addresses (RFC 6724), of which it tells nobody else.
+        let has = |v6| self.services.gate.own_address(v6).is_some();
+        if !has(asked.is_ipv6()) && has(!asked.is_ipv6()) {
+            return Err(Reply::Fails(code::ENETUNREACH));
         }
         let process = process_of(caught.notification.thread).map_err(|_gone| Reply::Gone)?;
         let copy = socket.try_clone().map_err(|_full| Reply::Fails(code::ENOBUFS))?;
