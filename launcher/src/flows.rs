@@ -94,7 +94,7 @@ impl Flows {
     /// # Errors
     /// The errno for the app where there is none.
     pub fn shared(self: &Arc<Self>, asked: SocketAddr) -> Result<Way, i32> {
-        if !self.pod.carries_datagrams() {
+        if !self.pod.carries_datagrams(asked) {
             return Err(code::ENETUNREACH);
         }
         let mut state = self.state();
@@ -124,7 +124,7 @@ impl Flows {
         socket: OwnedFd,
         (pid, fd): (libc::pid_t, i32),
     ) -> Result<Way, i32> {
-        if !self.pod.carries_datagrams() {
+        if !self.pod.carries_datagrams(asked) {
             return Err(code::ENETUNREACH);
         }
         let owner = Owner::of(&socket, pid, fd).map_err(|_| code::EACCES)?;

@@ -20,6 +20,7 @@ pub mod nested;
 pub mod placement;
 pub mod pod;
 pub mod probes;
+pub mod questions;
 pub mod report;
 pub mod resolver;
 pub mod run;

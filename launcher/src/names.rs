@@ -128,7 +128,7 @@ mod tests {
             unreachable!("a lookup does not dial")
         }
 
-        fn carries_datagrams(&self) -> bool {
+        fn carries_datagrams(&self, _: SocketAddr) -> bool {
             false
         }
 

@@ -136,8 +136,8 @@ pub trait Pod: Send + Sync + 'static {
     /// Opens a connection to `target` from the pod. It returns when the far end has accepted or refused.
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>>;
 
-    /// Whether [`Pod::datagrams`] is of any use here.
-    fn carries_datagrams(&self) -> bool;
+    /// Whether [`Pod::datagrams`] is of any use for that target.
+    fn carries_datagrams(&self, target: SocketAddr) -> bool;
 
     /// Opens a flow of datagrams to and from `target`. It returns without having heard of the pod, which may refuse the
     /// flow when the first answer is awaited.

@@ -35,6 +35,7 @@ use crate::nameserver::Nameservers;
 use crate::placement::{self, METHOD, Place, Placement};
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
+use crate::questions::{Questioned, Questions};
 use crate::report::Failure;
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
@@ -78,20 +79,25 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
             .write_dotenv(file)
             .map_err(|source| Failure::EnvFile { path: file.clone(), source })?;
     }
-    let gate = Gate::new(Parks::open()?, Arc::clone(&side.pod));
-    let ports = gate.ports();
-    let flows = Flows::new(Arc::clone(&side.pod));
     let scope = Arc::new(Scope::new(options.local, options.only));
+    let names = Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope)));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
-    let resolver = files.as_ref().map(|files| Resolver::new(files, options.as_deref().map(OsStr::as_bytes)));
+    let options = options.as_deref().map(OsStr::as_bytes);
+    let resolver = files.as_ref().map(|files| Arc::new(Resolver::new(files, options)));
+    let questions = Questions::new(side.pod, Arc::clone(&names), Arc::clone(&scope), resolver.clone());
+    let pod: Arc<dyn Pod> = Arc::new(Questioned(Arc::clone(&questions)));
+    let gate = Gate::new(Parks::open()?, Arc::clone(&pod));
+    let ports = gate.ports();
+    let flows = Flows::new(Arc::clone(&pod));
     let services = Arc::new(Services {
         gate: Arc::clone(&gate),
         flows: Arc::clone(&flows),
-        names: Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope))),
+        names,
         scope,
         resolver,
-        nameservers: Nameservers::new(Arc::clone(&side.pod)),
-        pod: side.pod,
+        questions,
+        nameservers: Nameservers::new(Arc::clone(&pod)),
+        pod,
     });
     let placement = Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone());
     let place = placement.place(&path, judged).await?;

@@ -37,6 +37,7 @@ mod send;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +48,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{debug, trace, warn};
 
+use crate::questions;
 use crate::services::Services;
 use crate::sys;
 use crate::sys::seccomp;
@@ -73,8 +75,8 @@ struct Worker {
 /// What answers are made of.
 struct Supervisor {
     services: Arc<Services>,
-    /// Where the pod's files are.
-    folder: PathBuf,
+    /// Where the files are that programs read in place of the laptop's.
+    files: PathBuf,
     kept: Kept,
 }
 
@@ -82,19 +84,24 @@ impl Trap {
     /// One for all filters of a run, whose folder is `folder`.
     #[must_use]
     pub fn new(folder: PathBuf, services: Arc<Services>) -> Arc<Self> {
-        let supervisor = Supervisor { services, folder, kept: Kept::default() };
+        // Behind a SOCKS server there is no pod that has files; the shim's programs need none there.
+        let files = if services.resolver.is_some() { folder } else { folder.join("trap") };
+        let supervisor = Supervisor { services, files, kept: Kept::default() };
         Arc::new(Self { supervisor: Arc::new(supervisor), worker: Mutex::default() })
     }
 
     /// Answers the calls of a filter until nobody has it any more.
     ///
     /// # Errors
-    /// If no thread can be started for it.
+    /// If no thread can be started for it, or files cannot be written.
     pub fn adopt(&self, listener: OwnedFd) -> io::Result<()> {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = match &mut *worker {
             Some(worker) => worker,
-            none => none.insert(Worker::start()?),
+            none => {
+                self.supervisor.write_files()?;
+                none.insert(Worker::start()?)
+            }
         };
         seccomp::take_turns(&listener);
         worker.runtime.spawn(Arc::clone(&self.supervisor).serve(listener));
@@ -116,6 +123,14 @@ impl Worker {
 }
 
 impl Supervisor {
+    fn write_files(&self) -> io::Result<()> {
+        if self.services.resolver.is_some() {
+            return Ok(());
+        }
+        std::fs::create_dir(&self.files)?;
+        questions::write_resolv_conf(&self.files)
+    }
+
     async fn serve(self: Arc<Self>, listener: OwnedFd) {
         let ended = match sys::watch(listener, Interest::READABLE) {
             Ok(listener) => self.answer_all(Arc::new(listener)).await,
@@ -174,6 +189,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether it is the pod's, or a nameserver whose questions are looked at.
+    fn is_pods(&self, asked: SocketAddr) -> bool {
+        self.services.scope.is_pods(asked) || self.services.questions.reads(asked)
+    }
+
     async fn judge(&self, caught: &Caught, call: Call) -> Step<Reply> {
         match call {
             Call::Connect { fd, to } => self.connect(caught, fd, to).await,
@@ -226,7 +246,7 @@ impl Supervisor {
 }
 
 /// A socket address as tp's messages spell it, as one of the standard library.
-fn to_std(address: tp_abi::wire::Address) -> std::net::SocketAddr {
+fn to_std(address: tp_abi::wire::Address) -> SocketAddr {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
     match address.ip {
         tp_abi::wire::Ip::V4(ip) => SocketAddrV4::new(Ipv4Addr::from(ip), address.port).into(),
@@ -237,12 +257,10 @@ fn to_std(address: tp_abi::wire::Address) -> std::net::SocketAddr {
 }
 
 /// The other way round.
-fn to_abi(address: std::net::SocketAddr) -> tp_abi::wire::Address {
+fn to_abi(address: SocketAddr) -> tp_abi::wire::Address {
     use tp_abi::wire::{Address, Ip};
     match address {
-        std::net::SocketAddr::V4(v4) => Address { ip: Ip::V4(v4.ip().octets()), port: v4.port(), scope: 0 },
-        std::net::SocketAddr::V6(v6) => {
-            Address { ip: Ip::V6(v6.ip().octets()), port: v6.port(), scope: v6.scope_id() }
-        }
+        SocketAddr::V4(v4) => Address { ip: Ip::V4(v4.ip().octets()), port: v4.port(), scope: 0 },
+        SocketAddr::V6(v6) => Address { ip: Ip::V6(v6.ip().octets()), port: v6.port(), scope: v6.scope_id() },
     }
 }

@@ -70,8 +70,6 @@ use packet::Seen;
 /// of a block that nobody shares (RFC 4193).
 const NOBODYS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 2));
 const NOBODYS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd74, 0x7000, 0, 0, 0, 0, 0, 2));
-/// Where programs ask for names there.
-const NOBODYS_NAMESERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 0, 1)), 53);
 /// Bytes that are read of a packet.
 const PACKET_MAX: usize = 2048;
 /// Packets taken before others get their turn.
@@ -193,10 +191,7 @@ fn files(folder: &Path, services: &Services) -> io::Result<PathBuf> {
     }
     let files = folder.join("vif");
     std::fs::create_dir(&files)?;
-    std::fs::write(
-        files.join(tp_abi::env::RESOLV_CONF),
-        format!("nameserver {}\n", NOBODYS_NAMESERVER.ip()),
-    )?;
+    crate::questions::write_resolv_conf(&files)?;
     Ok(files)
 }
 
@@ -312,8 +307,8 @@ impl Network {
     }
 
     async fn dial(self: &Arc<Self>, asked: SocketAddr) -> Result<Stream, DialError> {
-        if let Some(stream) = self.question_stream(asked) {
-            return Ok(stream);
+        if self.services.questions.reads(asked) {
+            return self.services.pod.dial(asked).await;
         }
         match self.whose(Protocol::Tcp, asked) {
             Whose::Pods => self.services.pod.dial(asked).await,

@@ -16,7 +16,7 @@ use crate::step::{cargo, workspace};
 const TOP: [&str; 4] = ["crate::cli", "crate::report", "crate::run", "crate::plan"];
 
 /// A room of the launcher, and what it must not use beside [`TOP`], clap and miette.
-const FORBIDDEN: [(&str, &[&str]); 15] = [
+const FORBIDDEN: [(&str, &[&str]); 16] = [
     ("shim", &["crate::kube", "crate::session", "crate::trap", "crate::child"]),
     ("vif", &["crate::kube", "crate::session", "crate::shim", "crate::trap", "crate::child"]),
     ("trap", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::child"]),
@@ -25,6 +25,10 @@ const FORBIDDEN: [(&str, &[&str]); 15] = [
     ("names", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"]),
     (
         "nameserver",
+        &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"],
+    ),
+    (
+        "questions",
         &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"],
     ),
     (

@@ -38,7 +38,7 @@ impl Pod for Scripted {
         unreachable!("no address is looked up")
     }
 
-    fn carries_datagrams(&self) -> bool {
+    fn carries_datagrams(&self, _: SocketAddr) -> bool {
         true
     }
 

@@ -28,7 +28,7 @@ impl Pod for Scripted {
         .boxed()
     }
 
-    fn carries_datagrams(&self) -> bool {
+    fn carries_datagrams(&self, _: SocketAddr) -> bool {
         true
     }
 

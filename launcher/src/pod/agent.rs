@@ -170,7 +170,7 @@ impl Pod for AgentPod {
         .boxed()
     }
 
-    fn carries_datagrams(&self) -> bool {
+    fn carries_datagrams(&self, _: SocketAddr) -> bool {
         true
     }
 

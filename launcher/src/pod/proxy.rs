@@ -242,7 +242,7 @@ impl Pod for ProxyPod {
     }
 
     /// SOCKS5's own UDP ASSOCIATE is not spoken.
-    fn carries_datagrams(&self) -> bool {
+    fn carries_datagrams(&self, _: SocketAddr) -> bool {
         false
     }
 

@@ -54,7 +54,7 @@ impl Supervisor {
                 return self.connect_datagrams(caught, fd, socket, to_std(asked), v6_spelling);
             }
         };
-        if !self.services.scope.is_pods(to_std(asked)) {
+        if !self.is_pods(to_std(asked)) {
             return Err(Reply::Proceeds);
         }
         self.carry(caught, &socket, to_std(asked), v6).await
@@ -68,7 +68,7 @@ impl Supervisor {
         asked: SocketAddr,
         v6_spelling: bool,
     ) -> Step<Reply> {
-        if !self.services.scope.is_pods(asked) {
+        if !self.is_pods(asked) {
             return Err(Reply::Proceeds);
         }
         // By this libc sorts a name's addresses (RFC 6724), of which it tells nobody else.

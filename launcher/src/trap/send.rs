@@ -182,7 +182,7 @@ impl Supervisor {
             }
             Verdict::Relay { asked, v6_spelling } => {
                 let asked = to_std(asked);
-                if !self.services.scope.is_pods(asked) {
+                if !self.is_pods(asked) {
                     return Ok(Way::Proceeds);
                 }
                 let relay = self.relay(&socket, asked)?;
