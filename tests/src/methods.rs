@@ -58,6 +58,12 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_robust", "whoever_writes_to_the_launchers_socket_disturbs_nobody", SHIM, ASKS),
     bound("cluster_robust", "a_question_of_another_user_is_not_answered", SHIM, ASKS),
     bound(
+        "cluster_robust",
+        "everybody_who_asked_a_launcher_that_stood_still_is_answered",
+        NAMESPACE,
+        "under a filter opening a file waits for a launcher that stands still, and so do threads that libc starts",
+    ),
+    bound(
         "cluster_processes",
         "a_program_that_changed_its_root_starts_nothing_without_the_shim",
         SHIM,

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
-use tp_tests::Case;
 use tp_tests::case::{LIMIT, Running, python, ran};
+use tp_tests::{Case, methods};
 
 /// Starts a program that prints `ready` when it is, and waits for that.
 fn ready(case: &Case, program: Vec<String>) -> Running {
@@ -108,10 +108,9 @@ fn a_program_whose_tp_was_killed_gets_errors_and_no_other_network() {
     kill(running.pid(), Signal::SIGKILL).unwrap();
     let said: Vec<String> = lines.map(Result::unwrap).collect();
     running.ends_within(LIMIT).exits(137);
-    assert_eq!(
-        said,
-        ["the open connection ended", "a new connection failed", "a lookup failed", "loopback works"]
-    );
+    // A filter that nobody answers for fails every call that it catches.
+    let loopback = if methods::lost() == "ENOSYS" { "loopback fails" } else { "loopback works" };
+    assert_eq!(said, ["the open connection ended", "a new connection failed", "a lookup failed", loopback]);
     case.web(["true"]).prints("");
     assert!(!folder.exists(), "{folder:?} was not swept");
 }
