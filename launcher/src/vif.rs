@@ -36,6 +36,7 @@ mod loopback;
 mod mirror;
 pub mod packet;
 mod questions;
+mod unix;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -128,7 +129,7 @@ impl Vif {
         let network = start(None, families)?;
         let loopback = start(Some(special), loopback)?;
         network.tasks.spawn(given_up::watch(Arc::clone(&network), diagnose));
-        lookers.start(&loopback);
+        lookers.start(&loopback).await.map_err(refused)?;
         tokio::spawn(Arc::clone(&network).mourn());
         info!("a private network");
         Ok(Arc::new(Self { namespaces, network, loopback }))

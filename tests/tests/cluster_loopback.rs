@@ -191,6 +191,31 @@ print(client.getpeername()[0] == listener.accept()[1][0] == own)";
 }
 
 #[test]
+fn unix_sockets_reach_the_other_side_with_descriptors() {
+    let case = Case::new();
+    let Some(laptop) = case.laptop("the laptop's abstract names") else { return };
+    let name = format!("tp-case-{}", port());
+    let path = laptop.home().join(&name).display().to_string();
+    for kind in ["stream", "seqpacket"] {
+        for name in [&name, &path] {
+            let listens = case::python("unix_socket", &["serve", kind, name]);
+            let asks = case::python("unix_socket", &["ask", kind, name]);
+            let mut there = laptop.command("env").unwrap();
+            let mut there = Background::start(there.args(&listens)).unwrap();
+            assert_eq!(there.line().unwrap(), "listens");
+            // What listened before the run is there at once.
+            case.tp(VIF, &asks).prints("a descriptor came, and one went");
+            drop(there);
+            let mut here = Inside::start(&mut case.command(VIF, &listens));
+            assert_eq!(here.line(), "listens");
+            let mut outside = laptop.command("env").unwrap();
+            ran(outside.args(&asks)).prints("a descriptor came, and one went");
+        }
+    }
+    let _ = std::fs::remove_file(path);
+}
+
+#[test]
 fn a_debugger_on_the_laptop_finds_the_debug_port() {
     let case = Case::new();
     let Some(laptop) = case.laptop("the laptop's loopback") else { return };

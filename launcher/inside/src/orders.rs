@@ -52,6 +52,10 @@ pub enum Kind {
     Raw6,
     /// Lists the sockets of its namespace (sock_diag(7)).
     Diagnose,
+    /// A stream of `AF_UNIX`: abstract names (unix(7)) are those of its namespace.
+    UnixStream,
+    /// The same of messages.
+    UnixSeqPacket,
 }
 
 /// What the launcher wants.
@@ -100,7 +104,7 @@ impl Place {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Tcp4,
         Self::Tcp6,
         Self::Udp4,
@@ -112,6 +116,8 @@ impl Kind {
         Self::Raw4,
         Self::Raw6,
         Self::Diagnose,
+        Self::UnixStream,
+        Self::UnixSeqPacket,
     ];
 
     fn decode(byte: u8) -> Option<Self> {

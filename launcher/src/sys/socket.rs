@@ -233,12 +233,19 @@ pub fn receive_all(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
 /// # Errors
 /// Those of sendmsg(2).
 pub fn reply(socket: RawFd, message: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+    send(socket, message, descriptors).map(drop)
+}
+
+/// Sends what there is room for of a message, with descriptors; its length.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send(socket: RawFd, message: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
     let descriptors: Vec<RawFd> = descriptors.iter().map(OwnedFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = if descriptors.is_empty() { &[][..] } else { &rights };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    sendmsg::<()>(socket, &[IoSlice::new(message)], control, flags, None)?;
-    Ok(())
+    Ok(sendmsg::<()>(socket, &[IoSlice::new(message)], control, flags, None)?)
 }
 
 fn get_option<T: Copy>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {

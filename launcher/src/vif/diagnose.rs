@@ -1,5 +1,6 @@
 //! The sockets of the programs' namespace, as its kernel lists them (sock_diag(7)).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -17,6 +18,11 @@ const REQUEST: u32 = 72;
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const ATTRIBUTE_HEADER: usize = 4;
+// linux/unix_diag.h
+const UNIX_REQUEST: u32 = 40;
+const UNIX_DIAG_MSG: usize = 16;
+const UNIX_DIAG_NAME: u16 = 0;
+const UDIAG_SHOW_NAME: u32 = 1;
 
 /// What a socket is at (net/tcp_states.h); of UDP there are the unconnected ones, which are `CLOSE`, and the others.
 pub(super) mod state {
@@ -51,19 +57,42 @@ pub(super) struct Entry {
 /// Those of send(2) and recv(2).
 pub(super) fn list(socket: &OwnedFd, protocol: Protocol, state: u8) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
-    let mut room = vec![0; 64 * 1024];
     for family in [libc::AF_INET, libc::AF_INET6] {
         let question = question(family, protocol, libc::NLM_F_DUMP, 1 << state, None);
-        send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
-        // The kernel fills its answers in as they are taken; none has to be waited for.
-        loop {
-            let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
-            if !read(room.get(..length).unwrap_or_default(), &mut found) {
-                break;
-            }
-        }
+        found.extend(all(socket, &question, entry)?);
     }
     Ok(found)
+}
+
+/// An abstract name of `AF_UNIX` (unix(7)), without its NUL, and the type of the socket that listens there.
+pub(super) type Abstract = (i32, Vec<u8>);
+
+/// The abstract names at which somebody listens.
+///
+/// # Errors
+/// Those of send(2) and recv(2).
+pub(super) fn abstract_listeners(socket: &OwnedFd) -> io::Result<BTreeSet<Abstract>> {
+    let mut question = header(UNIX_REQUEST, libc::NLM_F_DUMP);
+    question.extend([libc::AF_UNIX as u8, 0, 0, 0]);
+    question.extend((1_u32 << state::LISTEN).to_ne_bytes());
+    question.extend([0; 4]);
+    question.extend(UDIAG_SHOW_NAME.to_ne_bytes());
+    question.resize(UNIX_REQUEST as usize, 0xff);
+    Ok(all(socket, &question, abstract_name)?.into_iter().collect())
+}
+
+/// All answers to a question.
+fn all<T>(socket: &OwnedFd, question: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    let mut found = Vec::new();
+    let mut room = vec![0; 64 * 1024];
+    send(socket.as_raw_fd(), question, MsgFlags::empty())?;
+    // The kernel fills its answers in as they are taken; none has to be waited for.
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
+        if !read(room.get(..length).unwrap_or_default(), parse, &mut found) {
+            return Ok(found);
+        }
+    }
 }
 
 /// The state of the TCP socket that would take a segment for `own` that comes from `far`.
@@ -76,12 +105,21 @@ pub(super) fn state_of(socket: &OwnedFd, own: SocketAddr, far: SocketAddr) -> io
     send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
     let mut room = [0; 1024];
     let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
-    let mut found = Vec::new();
-    read(room.get(..length).unwrap_or_default(), &mut found);
+    let mut found: Vec<Entry> = Vec::new();
+    read(room.get(..length).unwrap_or_default(), entry, &mut found);
     Ok(found.first().map(|entry| entry.state))
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// `struct nlmsghdr`.
+fn header(length: u32, flags: i32) -> Vec<u8> {
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+    message.extend([0; 8]);
+    message
+}
+
+/// A request with a `struct inet_diag_req_v2`.
 fn question(
     family: i32,
     protocol: Protocol,
@@ -93,10 +131,7 @@ fn question(
         Protocol::Tcp => libc::IPPROTO_TCP,
         Protocol::Udp => libc::IPPROTO_UDP,
     };
-    let mut message = REQUEST.to_ne_bytes().to_vec();
-    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
-    message.extend([0; 8]);
+    let mut message = header(REQUEST, flags);
     message.extend([family as u8, protocol as u8, 0, 0]);
     message.extend(states.to_ne_bytes());
     if let Some((own, far)) = ends {
@@ -117,12 +152,12 @@ fn question(
 }
 
 /// Reads answers of the kernel; whether there are more to come.
-fn read(mut messages: &[u8], found: &mut Vec<Entry>) -> bool {
+fn read<T>(mut messages: &[u8], parse: fn(&[u8]) -> Option<T>, found: &mut Vec<T>) -> bool {
     while let Some((length, rest)) = messages.split_first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
         match rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind)) {
             Some(SOCK_DIAG_BY_FAMILY) => {
-                found.extend(messages.get(NLMSG_HEADER..length).and_then(entry));
+                found.extend(messages.get(NLMSG_HEADER..length).and_then(parse));
             }
             Some(NLMSG_DONE | NLMSG_ERROR) | None => return false,
             Some(_) => {}
@@ -145,7 +180,8 @@ fn entry(message: &[u8]) -> Option<Entry> {
         })
     };
     let own = address(8, port(4)?)?;
-    let v6_only = attribute(message.get(INET_DIAG_MSG..)?, INET_DIAG_SKV6ONLY).is_some_and(|only| only != 0);
+    let v6_only = attribute(message.get(INET_DIAG_MSG..)?, INET_DIAG_SKV6ONLY);
+    let v6_only = v6_only.is_some_and(|only| only.first() != Some(&0));
     Some(Entry {
         own: unmapped(own),
         far: unmapped(address(24, port(6)?)?),
@@ -154,12 +190,18 @@ fn entry(message: &[u8]) -> Option<Entry> {
     })
 }
 
-/// The one byte of that attribute.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<u8> {
+/// A `struct unix_diag_msg` and its attributes, if the socket has an abstract name.
+fn abstract_name(message: &[u8]) -> Option<Abstract> {
+    let name = attribute(message.get(UNIX_DIAG_MSG..)?, UNIX_DIAG_NAME)?;
+    Some((i32::from(*message.get(1)?), name.strip_prefix(b"\0")?.to_vec()))
+}
+
+/// What an attribute has in it.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some((length, rest)) = attributes.split_first_chunk::<2>() {
         let length = usize::from(u16::from_ne_bytes(*length)).max(ATTRIBUTE_HEADER);
         if rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind)) == Some(wanted) {
-            return attributes.get(ATTRIBUTE_HEADER).copied();
+            return attributes.get(ATTRIBUTE_HEADER..length);
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -198,7 +240,7 @@ mod tests {
             message(libc::AF_INET6, &[0; 16], &[0; 16], Some(1)),
         ];
         let mut found = Vec::new();
-        assert!(read(&answers.concat(), &mut found));
+        assert!(read(&answers.concat(), entry, &mut found));
         let entry = |own: &str, far: &str, is_dual| Entry {
             own: own.parse().unwrap(),
             far: far.parse().unwrap(),
@@ -214,8 +256,8 @@ mod tests {
         assert_eq!(found, expected);
         let mut done = 20_u32.to_ne_bytes().to_vec();
         done.extend(NLMSG_DONE.to_ne_bytes());
-        assert!(!read(&done, &mut found));
-        assert!(read(&[], &mut found));
+        assert!(!read(&done, super::entry, &mut found));
+        assert!(read(&[], super::entry, &mut found));
     }
 
     #[test]
@@ -240,5 +282,11 @@ mod tests {
         assert_eq!(state_of(&socket, own, far).unwrap(), Some(state::LISTEN));
         drop(listener);
         assert_eq!(state_of(&socket, own, far).unwrap(), None);
+
+        use std::os::linux::net::SocketAddrExt as _;
+        let name = format!("tp-test-{}", std::process::id());
+        let at = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind_addr(&at).unwrap();
+        assert!(abstract_listeners(&socket).unwrap().contains(&(libc::SOCK_STREAM, name.into_bytes())));
     }
 }

@@ -11,7 +11,7 @@
 //! | a program | a port of the pod's address at which no program listens | dialled in the pod |
 //! | the laptop | a port of its loopback at which a program listens in here | a connection to that program ([`mirror`](super::mirror)) |
 //!
-//! Datagrams likewise. nftables keeps the kernel from answering what no socket takes, and a packet socket shows all SYNs of
+//! Abstract names of `AF_UNIX` likewise ([`unix`](super::unix)), and datagrams. nftables keeps the kernel from answering what no socket takes, and a packet socket shows all SYNs of
 //! the link; which of them nobody took the kernel is asked ([`Loopback::is_left`]). In the worst case, a listener that came
 //! or went in that moment, a SYN is passed over that was meant for us, and the program's kernel repeats it.
 //!
@@ -24,12 +24,13 @@ use std::sync::Arc;
 
 use tp_abi::errno::code;
 use tp_inside::orders::{Kind, Place};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connections::Ends;
 use super::diagnose::{self, Protocol, state};
 use super::holder::{Family, Holder};
 use super::mirror::{self, Mirrors};
+use super::unix::Names;
 use super::{Network, given_up};
 use crate::pod::DialError;
 
@@ -51,16 +52,17 @@ pub(super) enum Whose {
 pub(super) struct Lookers {
     given_up: OwnedFd,
     mirror: OwnedFd,
+    names: OwnedFd,
 }
 
 impl Loopback {
     /// Gets ready what a [`Network`] on loopback needs. `families` are that network's.
     pub(super) async fn new(holder: &Holder, families: &[Family]) -> io::Result<(Self, Lookers)> {
-        let diagnoses = holder.sockets(Place::App, Kind::Diagnose, 3).await?;
-        let [diagnose, given_up, mirror] =
+        let diagnoses = holder.sockets(Place::App, Kind::Diagnose, 4).await?;
+        let [diagnose, given_up, mirror, names] =
             diagnoses.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let mirrors = Mirrors::new(families.iter().filter_map(Family::receives_at).collect());
-        Ok((Self { diagnose, mirrors }, Lookers { given_up, mirror }))
+        Ok((Self { diagnose, mirrors }, Lookers { given_up, mirror, names }))
     }
 
     /// Whether the SYN was for no program's socket, and the one that sent it still waits.
@@ -81,10 +83,16 @@ impl Loopback {
 }
 
 impl Lookers {
-    /// Starts what looks for what comes and goes on loopback.
-    pub(super) fn start(self, network: &Arc<Network>) {
+    /// Starts what looks for what comes and goes on loopback. What the laptop has already is there when this returns.
+    pub(super) async fn start(self, network: &Arc<Network>) -> io::Result<()> {
         network.tasks.spawn(given_up::watch(Arc::clone(network), self.given_up));
         network.tasks.spawn(mirror::watch(Arc::clone(network), self.mirror));
+        let mut names = Names::new(self.names)?;
+        match names.look(network).await {
+            Ok(()) => drop(network.tasks.spawn(names.watch(Arc::clone(network)))),
+            Err(error) => warn!(%error, "abstract names of sockets are not seen (sock_diag of AF_UNIX)"),
+        }
+        Ok(())
     }
 }
 

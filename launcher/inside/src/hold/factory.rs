@@ -66,6 +66,8 @@ impl Factory {
                 SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
                 SockProtocol::NetlinkSockDiag,
             )?),
+            Kind::UnixStream => unix(SockType::Stream),
+            Kind::UnixSeqPacket => unix(SockType::SeqPacket),
         }
     }
 
@@ -119,6 +121,10 @@ fn raw(family: AddressFamily) -> io::Result<OwnedFd> {
         socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, SockProtocol::Raw)?;
     setsockopt(&made, sockopt::SndBuf, &BUFFER)?;
     Ok(made)
+}
+
+fn unix(kind: SockType) -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
 }
 
 fn transparent(socket: &OwnedFd, family: AddressFamily) -> io::Result<()> {
