@@ -75,6 +75,7 @@ pub const BOUND: &[Bound] = &[
         NAMESPACE,
         "a filter's supervisor cannot take the sockets of such a process: it has no network at all",
     ),
+    bound("cluster_loopback", "", NAMESPACE, "the others have the laptop's loopback, and no other"),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(

@@ -38,7 +38,7 @@ enum Task {
     Matrix(matrix::Arguments),
     /// Measure on the test cluster, beside what one would use without tp; prints ratios of one run.
     Bench {
-        /// The benches to run; all of them by default: first_byte.
+        /// The benches to run; all of them by default: first_byte, shim, inside.
         names: Vec<String>,
         /// Keep the figures in this file.
         #[arg(long, value_name = "FILE")]
