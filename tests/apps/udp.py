@@ -157,8 +157,7 @@ def orphan():
     os.kill(launcher, signal.SIGKILL)
     while os.getppid() == launcher:
         time.sleep(0.01)
-    connected.send(b"x")
-    for attempt in (lambda: connected.recv(9), lambda: fresh().connect(address), lambda: fresh().sendto(b"x", DNS)):
+    for attempt in (lambda: answered(connected), lambda: fresh().connect(address), lambda: fresh().sendto(b"x", DNS)):
         try:
             print(attempt())
         except OSError as error:
@@ -170,6 +169,18 @@ def orphan():
             old.sendto(b"y", address)
     except OSError as error:
         print(errno.errorcode[error.errno], flush=True)
+
+
+def answered(client):
+    """What is sent in the moment in which the launcher dies may be lost; what is sent again is not."""
+    client.settimeout(0.1)
+    for _ in range(PATIENCE * 10):
+        try:
+            client.send(b"x")
+            return client.recv(9)
+        except TimeoutError:
+            pass
+    return "silence"
 
 
 def fresh():
