@@ -31,6 +31,8 @@ pub(super) async fn meet(socket: &OwnedFd, parked: SocketAddr) -> io::Result<Tcp
     let ours = park::at_reused_port(parked)?;
     ours.set_nonblocking(true)?;
     ours.set_tcp_nodelay(true)?;
+    // The app may be connected before this task goes on, and the launcher killed between.
+    ours.set_linger(Some(Duration::ZERO))?;
     let ours = TcpSocket::from_std_stream(ours.into());
     tokio::time::timeout(OPEN_LIMIT, ours.connect(app))
         .await

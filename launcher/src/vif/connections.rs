@@ -237,6 +237,8 @@ impl Network {
             let ours = Socket::from(self.tcp(asked.is_ipv6()).await?);
             ours.bind(&asked.into())?;
             ours.set_tcp_nodelay(true)?;
+            // The program may be connected before this task goes on, and the launcher killed between.
+            ours.set_linger(Some(Duration::ZERO))?;
             let connect = TcpSocket::from_std_stream(ours.into()).connect(app);
             let met = timeout(OPEN_LIMIT, connect).await;
             match met.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))? {
