@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/errqueue.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -252,7 +253,7 @@ static void control(struct place to) {
   message.msg_controllen = CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(uint16_t));
   struct cmsghdr *header = CMSG_FIRSTHDR(&message);
   *header = (struct cmsghdr){CMSG_LEN(sizeof(struct in_pktinfo)), IPPROTO_IP, IP_PKTINFO};
-  struct in_pktinfo info = {.ipi_ifindex = 2};
+  struct in_pktinfo info = {.ipi_ifindex = if_nametoindex("eth0")};
   memcpy(CMSG_DATA(header), &info, sizeof info);
   header = CMSG_NXTHDR(&message, header);
   *header = (struct cmsghdr){CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT};

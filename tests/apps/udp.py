@@ -158,10 +158,7 @@ def orphan():
     while os.getppid() == launcher:
         time.sleep(0.01)
     for attempt in (lambda: answered(connected), lambda: fresh().connect(address), lambda: fresh().sendto(b"x", DNS)):
-        try:
-            print(attempt())
-        except OSError as error:
-            print(errno.errorcode[error.errno])
+        print(in_the_end(attempt))
     try:
         # The socket that knows its way loses what it sends until the shim asks again.
         for _ in range(PATIENCE * 10):
@@ -181,6 +178,17 @@ def answered(client):
         except TimeoutError:
             pass
     return "silence"
+
+
+def in_the_end(attempt):
+    """A network whose other end has just died may take a moment to know."""
+    for _ in range(PATIENCE * 10):
+        try:
+            attempt()
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        time.sleep(0.1)
+    return "no error"
 
 
 def fresh():

@@ -64,6 +64,12 @@ pub const BOUND: &[Bound] = &[
         "under a filter opening a file waits for a launcher that stands still, and so do threads that libc starts",
     ),
     bound(
+        "cluster_path",
+        "an_io_uring_reads_and_writes_a_connected_socket",
+        NAMESPACE,
+        "what a ring asks for is no system call that a filter could see: there are no rings under it",
+    ),
+    bound(
         "cluster_processes",
         "a_program_that_changed_its_root_starts_nothing_without_the_shim",
         SHIM,
