@@ -1,6 +1,6 @@
 //! `tp doctor`: what this machine allows, which methods work on it, and what to do about those that do not.
 //!
-//! Nothing is believed that was not tried ([`probes`](crate::probes)).
+//! Nothing is believed that was not tried ([`probes`]).
 
 use std::fmt::Write as _;
 use std::io;
