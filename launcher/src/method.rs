@@ -61,7 +61,7 @@ pub struct Refusal {
     pub path: PathBuf,
     /// Why.
     pub reason: Reason,
-    /// It is started by a process that sees other mounts than the launcher does.
+    /// It is started by a process that [is elsewhere](is_elsewhere).
     pub elsewhere: bool,
 }
 
@@ -97,9 +97,9 @@ pub enum Reason {
     Elsewhere(PathBuf),
     /// As the reason in it, and its process's files are not all those of the launcher.
     #[error(
-        "{0}; and its process has a root folder or mounts of its own, which tp's private network does not have"
+        "{0}; and its process is where tp's private network cannot be: it has a user namespace, mounts or a root of its own"
     )]
-    OtherMounts(Box<Reason>),
+    Apart(Box<Reason>),
     /// It cannot be looked at.
     #[error("cannot be read, so it cannot be told whether tp's shim would work in it ({0})")]
     Unreadable(String),
@@ -119,7 +119,7 @@ impl Reason {
             | Self::OtherLibc(_)
             | Self::OtherArchitecture(_)
             | Self::Unreadable(_) => true,
-            Self::SetId | Self::NoEmulator(_) | Self::Elsewhere(_) | Self::OtherMounts(_) => false,
+            Self::SetId | Self::NoEmulator(_) | Self::Elsewhere(_) | Self::Apart(_) => false,
         }
     }
 }
@@ -178,8 +178,15 @@ pub fn find_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> (PathBuf, 
         return (path.clone(), Err(Refusal { path, reason, elsewhere: true }));
     }
     let judged = examine(&place, &path, Place::Here.open(&proc), 0)
-        .map_err(|refusal| Refusal { elsewhere: place::has_other_mounts(pid), ..refusal });
+        .map_err(|refusal| Refusal { elsewhere: is_elsewhere(pid), ..refusal });
     (path, judged)
+}
+
+/// Whether a process has a root folder, mounts or a user namespace of its own: it cannot enter another of these and start
+/// the program that it meant.
+#[must_use]
+pub fn is_elsewhere(pid: Pid) -> bool {
+    place::is_elsewhere(pid)
 }
 
 fn classify(path: &Path) -> Result<(), Refusal> {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tracing::info;
 
-use crate::method::{Reason, Refusal};
+use crate::method::{self, Reason, Refusal};
 use crate::probes::{self, Complaint};
 use crate::services::Services;
 use crate::sys;
@@ -202,6 +202,7 @@ async fn make(
     Err(lacks)
 }
 
+/// Makes one, or says what keeps it from being made.
 async fn private_network(
     inside: &Path,
     folder: &Path,
@@ -227,6 +228,8 @@ pub struct Placement {
     folder: PathBuf,
     services: Arc<Services>,
     entry: OnceCell<Result<Entry, Lacks>>,
+    /// Whether there can be a filter, too, for processes that cannot enter the private network.
+    filters: OnceCell<bool>,
     trap: Arc<Trap>,
     runtime: Handle,
 }
@@ -238,7 +241,16 @@ impl Placement {
     pub fn new(method: Method, inside: PathBuf, folder: PathBuf, services: Arc<Services>) -> Self {
         let trap = Trap::new(folder.clone(), Arc::clone(&services));
         let runtime = Handle::current();
-        Self { method, inside, folder, services, entry: OnceCell::new(), trap, runtime }
+        Self {
+            method,
+            inside,
+            folder,
+            services,
+            entry: OnceCell::new(),
+            filters: OnceCell::new(),
+            trap,
+            runtime,
+        }
     }
 
     /// The path of `tp-inside`.
@@ -260,8 +272,13 @@ impl Placement {
         };
         match (self.entry().await, refusal) {
             (Ok(Entry::Vif(_)), Some(refusal)) if refusal.elsewhere => {
-                let reason = Reason::OtherMounts(Box::new(refusal.reason));
-                Err(Refusal { reason, ..refusal }.into())
+                let why = Reason::Apart(Box::new(refusal.reason));
+                if !*self.filters.get_or_init(|| async { probes::trap(&self.inside).await.is_empty() }).await
+                {
+                    return Err(Refusal { reason: why, ..refusal }.into());
+                }
+                info!(%program, method = %Method::Trap, %why, "placed");
+                Ok(Place::Inside)
             }
             (Ok(entry), refusal) => {
                 let why =
@@ -273,11 +290,19 @@ impl Placement {
         }
     }
 
-    /// What the next program enters. The first call makes it.
+    /// What the program of process `asker` enters.
     ///
     /// # Errors
     /// If there is nothing.
-    pub async fn entry(&self) -> Result<&Entry, &Lacks> {
+    pub async fn entry_of(&self, asker: Pid) -> Result<&Entry, &Lacks> {
+        match self.entry().await {
+            Ok(Entry::Vif(_)) if method::is_elsewhere(asker) => Ok(&Entry::Trap),
+            entry => entry,
+        }
+    }
+
+    /// What programs enter. The first call makes it.
+    async fn entry(&self) -> Result<&Entry, &Lacks> {
         let make = || async {
             let services = Arc::clone(&self.services);
             // What it starts outlives the question for it, and carries data: it is not for who asks to run.

@@ -251,7 +251,7 @@ async fn answer(
             };
         }
         Question::Exec => return may_start(asker, attached, answers, reply).await,
-        Question::Enter => enter(answers, beside).await,
+        Question::Enter => enter(asker, answers, beside).await,
         Question::Trapped { listener } => match answers.placement.trapped(asker, listener) {
             Ok(()) => Answer::Pass,
             Err(error) => {
@@ -311,8 +311,8 @@ async fn may_start(
     }
 }
 
-async fn enter(answers: &Answers, beside: &mut Beside) -> Answer<'static> {
-    match answers.placement.entry().await {
+async fn enter(asker: Pid, answers: &Answers, beside: &mut Beside) -> Answer<'static> {
+    match answers.placement.entry_of(asker).await {
         Ok(Entry::Vif(vif)) => {
             beside.enters = Some(Arc::clone(vif));
             Answer::Namespaces

@@ -130,3 +130,18 @@ fn a_run_in_a_run_is_a_run() {
     assert_eq!(said.stdout.matches(BACKEND).count(), 1, "{said}");
     said.complains(&["tp is in a `tp run` itself", "listener"]);
 }
+
+/// Steps: a sandbox (a user namespace, and mounts of its own) starts a static program, which cannot enter the run's private
+/// network; it goes under a filter.
+#[test]
+fn a_program_in_a_sandbox_of_its_own_goes_under_the_filter() {
+    let case = Case::new();
+    for options in ["--map-root-user", "--map-root-user --mount"] {
+        let script = format!(
+            "/bin/busybox wget -qO- http://backend/; unshare {options} /bin/busybox wget -qO- http://backend/"
+        );
+        let ran = case.tp(["--deployment", "web", "-v"], ["sh", "-c", &script]);
+        assert_eq!(ran.succeeds().matches(BACKEND).count(), 2, "{ran}");
+        ran.complains(&["method=vif", "method=trap", "of its own"]);
+    }
+}

@@ -53,13 +53,13 @@ impl Place {
     }
 }
 
-/// Whether a process has a root folder or mounts of its own.
-pub(super) fn has_other_mounts(pid: Pid) -> bool {
+/// Whether a process has a root folder, mounts or a user namespace of its own.
+pub(super) fn is_elsewhere(pid: Pid) -> bool {
     let seen = |process: &str, what: &str| {
         std::fs::metadata(format!("/proc/{process}/{what}")).map(|file| (file.dev(), file.ino())).ok()
     };
     let pid = pid.to_string();
-    ["root/", "ns/mnt"].iter().any(|what| seen(&pid, what) != seen("self", what))
+    ["root/", "ns/mnt", "ns/user"].iter().any(|what| seen(&pid, what) != seen("self", what))
 }
 
 fn open(path: &Path) -> io::Result<File> {
