@@ -82,6 +82,8 @@ pub const BOUND: &[Bound] = &[
         "a filter's supervisor cannot take the sockets of such a process: it has no network at all",
     ),
     bound("cluster_loopback", "", NAMESPACE, "the others have the laptop's loopback, and no other"),
+    bound("cluster_auto", "", SHIM, "which method is taken where none is asked for"),
+    bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(
