@@ -1,3 +1,13 @@
 //! The fuzz targets' bodies; each file in `fuzz_targets` is one line that calls one of them.
 
 pub mod checks;
+
+/// The launcher's own source, without the launcher.
+pub mod vif {
+    #[path = "../../../launcher/src/vif/packet.rs"]
+    pub mod packet;
+}
+pub mod packets;
+
+// As the launcher's tests call it.
+extern crate self as tp;
