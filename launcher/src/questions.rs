@@ -47,13 +47,15 @@ const QUEUE: usize = 128 * 1024;
 /// Questions of one flow at once.
 const AT_ONCE: usize = 64;
 
-/// Writes the resolv.conf of programs that have no pod into a folder of theirs.
+/// Writes the files of programs that have no pod into a folder of theirs: what the laptop's hosts say of other names is not
+/// what the SOCKS server would say.
 ///
 /// # Errors
 /// Those of writing.
-pub fn write_resolv_conf(folder: &Path) -> std::io::Result<()> {
+pub fn write_files(folder: &Path) -> std::io::Result<()> {
     let text = format!("nameserver {}\n", NOBODYS_NAMESERVER.ip());
-    std::fs::write(folder.join(tp_abi::env::RESOLV_CONF), text)
+    std::fs::write(folder.join(tp_abi::env::RESOLV_CONF), text)?;
+    std::fs::write(folder.join(tp_abi::env::HOSTS), "127.0.0.1 localhost\n::1 localhost\n")
 }
 
 /// Reads questions and finds who answers them.
@@ -153,7 +155,8 @@ impl Questions {
                 let is_pods = addresses(&answer).into_iter().any(|ip| self.scope.is_pods_ip(ip));
                 // The pod's search domains are not the laptop's.
                 if is_pods || spellings.len() > 1 {
-                    return Some(answer);
+                    // Connections to its other addresses would be the laptop's.
+                    return only(&answer, |ip| self.scope.is_pods_ip(ip)).or(Some(answer));
                 }
                 self.ask_laptop(&question, &name, tcp).await
             }
@@ -278,12 +281,23 @@ fn spellings(name: &str, search: &[String]) -> Vec<String> {
 /// The addresses in an answer; none in what is no answer.
 fn addresses(answer: &[u8]) -> Vec<IpAddr> {
     let Ok(message) = Message::from_vec(answer) else { return Vec::new() };
-    let address = |record: &Record| match &record.data {
+    message.answers.iter().filter_map(address).collect()
+}
+
+fn address(record: &Record) -> Option<IpAddr> {
+    match &record.data {
         RData::A(a) => Some(IpAddr::V4(a.0)),
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
-    };
-    message.answers.iter().filter_map(address).collect()
+    }
+}
+
+/// An answer without the addresses that are not wanted; [`None`] if it has none of these.
+fn only(answer: &[u8], wanted: impl Fn(IpAddr) -> bool) -> Option<Vec<u8>> {
+    let mut message = Message::from_vec(answer).ok()?;
+    let before = message.answers.len();
+    message.answers.retain(|record| address(record).is_none_or(&wanted));
+    if message.answers.len() == before { None } else { message.to_vec().ok() }
 }
 
 /// A question of one name, as all are.
@@ -431,6 +445,17 @@ mod tests {
         let renamed = Message::from_vec(&asked.renamed(&other.addresses(&ips).unwrap()).unwrap()).unwrap();
         assert_eq!(renamed.answers[0].name.to_ascii(), "db.cluster.local.");
         assert_eq!(renamed.queries[0].name().to_ascii(), "db.cluster.local.");
+    }
+
+    #[test]
+    fn addresses_that_are_not_wanted_are_taken_out_of_an_answer() {
+        let (_, asked) = question("db.", RecordType::A);
+        let ips = [IpAddr::from([10, 0, 0, 1]), [10, 9, 0, 1].into()];
+        let answer = asked.addresses(&ips).unwrap();
+        let left = only(&answer, |ip| ip == ips[1]).unwrap();
+        assert_eq!(addresses(&left), [ips[1]]);
+        assert_eq!(only(&left, |ip| ip == ips[1]), None);
+        assert!(addresses(&only(&left, |_| false).unwrap()).is_empty());
     }
 
     #[test]

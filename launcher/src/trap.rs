@@ -128,7 +128,7 @@ impl Supervisor {
             return Ok(());
         }
         std::fs::create_dir(&self.files)?;
-        questions::write_resolv_conf(&self.files)
+        questions::write_files(&self.files)
     }
 
     async fn serve(self: Arc<Self>, listener: OwnedFd) {

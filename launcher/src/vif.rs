@@ -192,7 +192,7 @@ fn files(folder: &Path, services: &Services) -> io::Result<PathBuf> {
     }
     let files = folder.join("vif");
     std::fs::create_dir(&files)?;
-    crate::questions::write_resolv_conf(&files)?;
+    crate::questions::write_files(&files)?;
     Ok(files)
 }
 

@@ -104,7 +104,6 @@ impl Supervisor {
         let mut options = OpenOptions::new();
         let kept = libc::O_NONBLOCK | libc::O_NOFOLLOW | LINUX_O_LARGEFILE;
         options.read(true).custom_flags(flags & kept);
-        // A run without a pod (`--proxy`) has no hosts.
         let file = options.open(self.files.join(name)).map_err(|_none| Reply::Proceeds)?;
         Ok(Reply::Opens { file: file.into(), close_on_exec: flags & libc::O_CLOEXEC != 0 })
     }
