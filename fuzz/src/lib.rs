@@ -11,3 +11,7 @@ pub mod packets;
 
 // As the launcher's tests call it.
 extern crate self as tp;
+
+/// Messages in programs' memory: a module of the launcher, which is too large to be fuzzed as a whole.
+#[path = "../../launcher/src/trap/layout.rs"]
+pub mod layout;

@@ -179,6 +179,24 @@ mod tests {
         assert_eq!(Width::W64.length_at() as usize, std::mem::offset_of!(libc::mmsghdr, msg_len));
     }
 
+    /// The saved inputs of the fuzz target of this name.
+    #[test]
+    fn any_bytes_are_read() {
+        let saved = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/layout")).unwrap();
+        let mut count = 0;
+        for file in saved {
+            let data = std::fs::read(file.unwrap().path()).unwrap();
+            for width in [Width::W32, Width::W64] {
+                assert_eq!(header(width, &data).is_some(), data.len() >= width.header());
+                assert_eq!(parts(width, &data).len(), data.len() / width.part());
+            }
+            let wide = control(Width::W32, Width::W64, &data);
+            assert_eq!(control(Width::W32, Width::W64, &control(Width::W64, Width::W32, &wide)), wide);
+            count += 1;
+        }
+        assert!(count > 0);
+    }
+
     #[test]
     fn parts_are_whole_or_not_there() {
         let bytes = words(Width::W32, &[0x1000, 5, 0x2000, 7, 9]);
