@@ -137,6 +137,12 @@ pub fn lost() -> &'static str {
     }
 }
 
+/// The same for a call that waited when the launcher went.
+#[must_use]
+pub fn cut_off() -> &'static str {
+    if std::env::var(VARIABLE).is_ok_and(|method| method == "vif") { "ECONNABORTED" } else { lost() }
+}
+
 /// Why the case does not run under the method; [`None`] if it does.
 #[must_use]
 pub fn why_not(program: &str, case: &str, method: &str) -> Option<&'static str> {

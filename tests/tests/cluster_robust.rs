@@ -43,7 +43,7 @@ fn a_transfer_and_connects_end_with_the_launcher() {
     kill(running.pid(), Signal::SIGKILL).unwrap();
     let said: Vec<String> = lines.map(Result::unwrap).collect();
     running.ends_within(LIMIT).exits(137);
-    let blocking = format!("blocking: {}", methods::lost());
+    let blocking = format!("blocking: {}", methods::cut_off());
     assert_eq!(said, [&blocking, "non_blocking: EINPROGRESS, then failed", "transfer: broke"]);
 }
 

@@ -17,6 +17,7 @@
 //! Invariants: no packet leaves a network namespace of ours, for none has a link but to the other; the gateway's kernel
 //! answers no SYN and no ping.
 
+mod abort;
 mod factory;
 mod guardian;
 mod links;
@@ -190,13 +191,24 @@ impl Held {
                     let bound = mounts::files(&self.settings.folder).map(|()| Vec::new());
                     served = answer(launcher, "the pod's files over the laptop's", bound);
                 }
-                Some(Order::End) => return Ok(()),
+                Some(Order::End) => {
+                    self.cut();
+                    return Ok(());
+                }
                 None => break,
             }
         }
+        self.cut();
         drop(self.loopback);
-        guardian::end_all(&self.gateway, self.factory.app());
+        guardian::end_all(self.factory.app());
         Ok(())
+    }
+
+    /// Takes the network away from whoever is inside. There is nobody left who could be told of what fails.
+    fn cut(&self) {
+        let _ = links::remove(&self.gateway);
+        let diagnose = self.factory.socket(Place::App, Kind::Diagnose);
+        let _ = diagnose.and_then(|socket| abort::all(&socket));
     }
 }
 

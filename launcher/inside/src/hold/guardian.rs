@@ -9,16 +9,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::links;
-
 /// How long a program has to end by itself, and then to end on SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Takes the link away, and ends all processes in the network namespace `app`. `socket` is a netlink socket of the
-/// gateway's.
-pub(super) fn end_all(socket: &OwnedFd, app: &OwnedFd) {
-    // It may be gone, and there is nobody left who could be told of anything else.
-    let _ = links::remove(socket);
+/// Ends all processes in the network namespace `app`, whose link has gone.
+pub(super) fn end_all(app: &OwnedFd) {
     for signal in [libc::SIGTERM, libc::SIGKILL] {
         sleep(PATIENCE);
         // One that was about to start another is looked for again.

@@ -45,6 +45,11 @@ impl Batch {
         self.add(kind, libc::NLM_F_REQUEST, header, |_| {});
     }
 
+    /// Adds a request that is answered with a list.
+    pub(super) fn dump(&mut self, kind: u16, header: &[u8]) {
+        self.add(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, header, |_| {});
+    }
+
     fn add(&mut self, kind: u16, flags: i32, header: &[u8], fill: impl FnOnce(&mut Attributes)) {
         self.messages += 1;
         let mut body = Attributes(header.to_vec());
@@ -80,20 +85,20 @@ impl Batch {
 }
 
 /// The error of each acknowledgement; 0 is none.
-fn errors(mut messages: &[u8]) -> Vec<i32> {
-    let mut found = Vec::new();
-    while let Some((length, rest)) = messages.split_first_chunk::<4>() {
-        let length = u32::from_ne_bytes(*length) as usize;
-        let kind = rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind));
-        let error = messages.get(HEADER_LEN..).and_then(|body| body.first_chunk()).copied();
-        if let (Some(kind), Some(error)) = (kind, error)
-            && libc::c_int::from(kind) == libc::NLMSG_ERROR
-        {
-            found.push(i32::from_ne_bytes(error));
-        }
-        messages = messages.get(length.max(HEADER_LEN).next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-    }
-    found
+fn errors(bytes: &[u8]) -> Vec<i32> {
+    let acknowledgements = messages(bytes).filter(|(kind, _)| libc::c_int::from(*kind) == libc::NLMSG_ERROR);
+    acknowledgements.filter_map(|(_, body)| Some(i32::from_ne_bytes(*body.first_chunk()?))).collect()
+}
+
+/// What the kernel wrote: the kind of each message, and what is behind its header.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+        let body = bytes.get(HEADER_LEN..length.min(bytes.len()))?;
+        bytes = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind, body))
+    })
 }
 
 /// Attributes behind a header (`struct nlattr`).
