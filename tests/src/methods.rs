@@ -34,6 +34,7 @@ const fn bound(
 /// What is about the shim has no other method in it.
 const SHIM: &[&str] = &["auto"];
 const ASKS: &str = "the socket by which the shim asks; nobody else gets to know it";
+const OWN: &str = "the case says itself which methods it is about";
 const BEFORE: &str = "what becomes of tp before any program is started";
 
 /// Where the namespace of a run is, it has an end.
@@ -108,6 +109,11 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_loopback", "", NAMESPACE, "the others have the laptop's loopback, and no other"),
     bound("cluster_auto", "", SHIM, "which method is taken where none is asked for"),
     bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
+    bound("cluster_auto", "", SHIM, OWN),
+    bound("cluster_doctor", "", SHIM, OWN),
+    bound("cluster_vif", "", &["vif"], OWN),
+    bound("cluster_loopback", "", &["vif"], OWN),
+    bound("cluster_trap", "", &["trap"], OWN),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(
