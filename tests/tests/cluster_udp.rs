@@ -211,8 +211,9 @@ fn a_launcher_that_dies_is_told_and_nothing_goes_elsewhere() {
     let said = BufReader::new(running.child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let said: Vec<String> = said.collect();
     let lost = methods::lost();
-    // Without its network a socket has no route; a relay that is gone refuses.
-    let told = if lost == "ENETUNREACH" { lost } else { "ECONNREFUSED" };
+    // The route may go before what is behind it, or after.
+    let told = &said[2];
+    assert!([lost, "ECONNREFUSED"].contains(&told.as_str()), "{said:?}");
     assert_eq!(said, ["b'x'", "True", told, lost, lost, lost]);
     running.ends_within(LIMIT).exits(137);
 }

@@ -99,6 +99,8 @@ struct Held {
     factory: Factory,
     /// Speaks to the gateway's kernel.
     gateway: OwnedFd,
+    /// Speaks to that of the programs' namespace.
+    inside: OwnedFd,
     /// Owns the rules of the programs' loopback.
     loopback: OwnedFd,
     /// What the launcher has not been given yet.
@@ -149,7 +151,7 @@ impl Held {
             .map_err(step("rules of nf_tables for loopback (with socket and tproxy)"))?;
         ready.push(factory.socket(Place::App, Kind::Diagnose).map_err(step("sockets in the network"))?);
         factory.go(Place::Gateway).map_err(step("the second network namespace"))?;
-        Ok(Self { settings, v6, factory, gateway, loopback, ready })
+        Ok(Self { settings, v6, factory, gateway, inside, loopback, ready })
     }
 
     /// The sockets that all connections share; where the datagrams go.
@@ -206,6 +208,7 @@ impl Held {
 
     /// Takes the network away from whoever is inside. There is nobody left who could be told of what fails.
     fn cut(&self) {
+        let _ = links::cut(&self.inside, &self.settings.own);
         let _ = links::remove(&self.gateway);
         let diagnose = self.factory.socket(Place::App, Kind::Diagnose);
         let _ = diagnose.and_then(|socket| abort::all(&socket));

@@ -104,6 +104,18 @@ impl Links<'_> {
     }
 }
 
+/// Takes the programs' default routes away, which is done at once: to take a link away the kernel waits for all its
+/// processors. `socket` is one of their namespace's.
+pub(super) fn cut(socket: &OwnedFd, own: &[IpAddr]) -> io::Result<()> {
+    let mut batch = Batch::default();
+    for own in own {
+        let mut header = vec![family(*own), 0, 0, 0, libc::RT_TABLE_MAIN, 0, libc::RT_SCOPE_NOWHERE, 0];
+        header.extend([0; 4]);
+        batch.request(libc::RTM_DELROUTE, 0, &header, |body| body.put(libc::RTA_OIF, &LINK.to_ne_bytes()));
+    }
+    batch.send(socket)
+}
+
 /// Takes the link away, and with it what both sides route over it. `socket` is one of the gateway's.
 pub(super) fn remove(socket: &OwnedFd) -> io::Result<()> {
     let mut batch = Batch::default();
