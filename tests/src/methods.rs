@@ -65,6 +65,24 @@ pub const BOUND: &[Bound] = &[
         "under a filter opening a file waits for a launcher that stands still, and so do threads that libc starts",
     ),
     bound(
+        "cluster_robust",
+        "a_storm_of_signals_changes_no_result",
+        NAMESPACE,
+        "a call that a filter catches can be interrupted, also one that never waits otherwise: EINTR without SA_RESTART",
+    ),
+    bound(
+        "cluster_dns",
+        "a_pod_without_ipv6_has_another_order",
+        SHIM,
+        "the case takes an address away behind Kubernetes' back, which still tells it; the others go by what it tells",
+    ),
+    bound(
+        "cluster_robust",
+        "a_launcher_without_descriptors_says_so",
+        &["auto", "trap"],
+        "a private network whose launcher has no descriptor left answers nothing: a connect waits, as for a full one",
+    ),
+    bound(
         "cluster_path",
         "an_io_uring_reads_and_writes_a_connected_socket",
         NAMESPACE,
