@@ -212,6 +212,8 @@ impl Held {
         let _ = links::remove(&self.gateway);
         let diagnose = self.factory.socket(Place::App, Kind::Diagnose);
         let _ = diagnose.and_then(|socket| abort::all(&socket));
+        // The guardian ends all who are in there.
+        let _ = self.factory.go(Place::Gateway);
     }
 }
 
