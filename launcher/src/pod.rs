@@ -27,12 +27,21 @@ pub type Stream = Box<dyn Duplex>;
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
     /// When this is dropped, the other end learns that the stream was cut off, not that it ended.
     fn reset_on_close(&self);
+
+    /// The socket, if it is one of this machine and nothing else is between.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Duplex for TcpStream {
     fn reset_on_close(&self) {
         // A socket that is gone already needs no reset.
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 

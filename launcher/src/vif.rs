@@ -36,6 +36,7 @@ mod loopback;
 mod mirror;
 pub mod packet;
 mod questions;
+mod splice;
 mod unix;
 
 use std::io;

@@ -33,6 +33,11 @@ impl AppEnd {
         let _ = SockRef::from(&*self.0).set_linger(None);
     }
 
+    /// The socket.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+
     /// Whether the app has closed its socket or shut its side down.
     pub(crate) fn is_closed_by_app(&self) -> bool {
         const ESTABLISHED: u8 = 1;

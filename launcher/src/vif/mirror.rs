@@ -27,6 +27,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::Network;
 use super::diagnose::{self, Entry, Protocol, state};
+use super::splice;
 use crate::gate::app_end::AppEnd;
 
 /// How often the programs' sockets are looked at.
@@ -236,18 +237,18 @@ async fn accept(network: &Arc<Network>, listener: TcpListener, at: SocketAddr) {
 async fn carry(network: &Arc<Network>, outside: TcpStream, to: SocketAddr) -> io::Result<()> {
     let Some(loopback) = &network.loopback else { return Ok(()) };
     outside.set_nodelay(true)?;
-    let mut outside = AppEnd::new(outside);
+    let outside = AppEnd::new(outside);
     let ours = Socket::from(network.tcp(to.is_ipv6()).await?);
     ours.set_tcp_nodelay(true)?;
     let connect = TcpSocket::from_std_stream(ours.into()).connect(to);
     let inside =
         timeout(OPEN_LIMIT, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let mut inside = AppEnd::new(inside);
+    let inside = AppEnd::new(inside);
     let mirrors = &loopback.mirrors;
     let number = mirrors.last.fetch_add(1, Ordering::Relaxed);
     locked(&mirrors.carried).insert(number, inside.clone());
     let _carried = Carried(mirrors, number);
-    let relayed = socks_proxy::relay::relay(&mut outside, &mut inside).await;
+    let relayed = splice::relay(outside.socket(), inside.socket()).await;
     if relayed.error.is_none() {
         outside.has_ended();
         inside.has_ended();
