@@ -78,6 +78,12 @@ impl Laptop {
         self.layout.laptop().join("runtime")
     }
 
+    /// The files of /etc that are the laptop's own: where each lies, and whose place it takes.
+    pub(crate) fn files(&self) -> [(PathBuf, &'static str); 4] {
+        ["/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hosts"]
+            .map(|path| (shadow(&self.layout, path), path))
+    }
+
     /// Packets that tried to leave the laptop for elsewhere than the API server, since the last reset.
     pub fn leaks(&self) -> Result<u64, Error> {
         node_network::leaks()

@@ -9,6 +9,7 @@
 
 pub mod case;
 pub mod cluster;
+pub mod container;
 pub mod containerd;
 pub mod control_plane;
 pub mod daemon;
@@ -38,6 +39,7 @@ pub mod workload;
 
 pub use case::Case;
 pub use cluster::Cluster;
+pub use container::Container;
 pub use error::Error;
 pub use fake_launcher::FakeLauncher;
 pub use figures::Figures;

@@ -129,6 +129,7 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
     bound("cluster_auto", "", SHIM, OWN),
     bound("cluster_doctor", "", SHIM, OWN),
+    bound("cluster_container", "", SHIM, OWN),
     bound("cluster_vif", "", &["vif"], OWN),
     bound("cluster_loopback", "", &["vif"], OWN),
     bound("cluster_trap", "", &["trap"], OWN),
