@@ -145,6 +145,7 @@ pub fn spelled(need: Need) -> &'static str {
         Need::Sockets => "rules with an owner that look for sockets (nft_socket)",
         Need::Filter => "seccomp user notification",
         Need::Reach => "descriptors of other processes (pidfd_getfd)",
+        Need::Memory => "memory of other processes (process_vm_readv)",
         Need::Tun => "network devices of programs (/dev/net/tun)",
         Need::Fuse => "file systems of programs (/dev/fuse)",
     }
@@ -168,7 +169,7 @@ async fn tried(inside: &Path, subject: &str) -> io::Result<Vec<Finding>> {
         prober.wait().await
     };
     tokio::time::timeout(LIMIT, all).await??;
-    let of_these = |need: &Need| !matches!(need, Need::Filter | Need::Reach);
+    let of_these = |need: &Need| !matches!(need, Need::Filter | Need::Reach | Need::Memory);
     Ok(Need::ALL.into_iter().filter(of_these).map(|need| finding(need, &said)).collect())
 }
 
@@ -182,23 +183,29 @@ pub async fn filter(inside: &Path) -> io::Result<Vec<Finding>> {
     if let Some(out) = &mut prober.stdout {
         tokio::time::timeout(LIMIT, BufReader::new(out).read_line(&mut said)).await??;
     }
-    let reached = reach(&prober, &said);
+    let [reached, memory] = reach(&prober, &said);
     // It ends with its standard input.
     drop(prober.stdin.take());
     tokio::time::timeout(LIMIT, prober.wait()).await??;
-    Ok(vec![finding(Need::Filter, &said), Finding { need: Need::Reach, outcome: reached }])
+    Ok(vec![
+        finding(Need::Filter, &said),
+        Finding { need: Need::Reach, outcome: reached },
+        Finding { need: Need::Memory, outcome: memory },
+    ])
 }
 
-/// Takes the listener whose number is in the line out of the prober.
-fn reach(prober: &Child, said: &str) -> Outcome {
+/// Takes the listener whose number is in the line out of the prober, and looks into its memory. Containers may have
+/// filters that allow the one and not the other.
+fn reach(prober: &Child, said: &str) -> [Outcome; 2] {
     let pid = prober.id().and_then(|pid| i32::try_from(pid).ok());
     let listener = said.split_whitespace().nth(2).and_then(|number| number.parse().ok());
+    let outcome = |done: io::Result<()>| done.map_or_else(Outcome::Fails, |()| Outcome::Works);
     match (pid, listener) {
-        (Some(pid), Some(listener)) => match sys::process::descriptor_of(pid, listener) {
-            Ok(_) => Outcome::Works,
-            Err(error) => Outcome::Fails(error),
-        },
-        _ => Outcome::Untried,
+        (Some(pid), Some(listener)) => [
+            outcome(sys::process::descriptor_of(pid, listener).map(drop)),
+            outcome(sys::process::memory_of(pid)),
+        ],
+        _ => [Outcome::Untried, Outcome::Untried],
     }
 }
 

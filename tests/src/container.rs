@@ -23,6 +23,8 @@ const REFUSED: &str = "acct add_key bpf clock_adjtime clock_settime delete_modul
     sethostname setns settimeofday swapoff swapon syslog umount umount2 unshare userfaultfd vhangup";
 /// What Docker's profile allows with `--cap-add SYS_PTRACE`, and podman's without.
 const TAKE_DESCRIPTOR: &str = "pidfd_getfd";
+/// Memory of other processes; Docker's profile allows these since Linux 4.8 keeps the permissions of ptrace(2) here.
+const MEMORY: [&str; 2] = ["process_vm_readv", "process_vm_writev"];
 /// The flags of clone(2) that make namespaces, all but CLONE_NEWTIME: 0x7e020000.
 const NAMESPACES: [u32; 7] =
     [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
@@ -72,6 +74,8 @@ pub enum Profile {
     Docker,
     /// The same, and a process may take descriptors out of others of its user.
     TakesDescriptors,
+    /// The same as that, but a process may not read the memory of others: so podman's, without a capability.
+    ReadsNoMemory,
 }
 
 /// A container that is not started yet, runs, or ended; it and its files go with this value.
@@ -199,7 +203,9 @@ fn mounts(laptop: &Laptop) -> Vec<Value> {
 
 fn seccomp(profile: Profile) -> Value {
     let is_refused = |name: &&str| profile == Profile::Docker || *name != TAKE_DESCRIPTOR;
-    let refused: Vec<_> = REFUSED.split_whitespace().filter(is_refused).collect();
+    let memory: &[&str] = if profile == Profile::ReadsNoMemory { &MEMORY } else { &[] };
+    let refused: Vec<_> =
+        REFUSED.split_whitespace().filter(is_refused).chain(memory.iter().copied()).collect();
     let mut rules = vec![
         json!({"names": refused, "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM}),
         // Its flags are in memory, where no filter sees them; programs fall back to clone.

@@ -119,6 +119,22 @@ fn in_a_container_that_may_take_descriptors_any_program_runs_under_a_filter() {
     asked_for.exits(125).complains(&["does not allow --method vif", "user namespaces", "tp doctor"]);
 }
 
+/// A filter without a look into memory could only fail every call: nothing is started under it.
+#[test]
+fn in_a_container_that_may_not_read_memory_there_is_no_filter() {
+    let case = Case::new();
+    let contained = |command: &Command| contained(&case, Profile::ReadsNoMemory, command);
+    let lacks = "memory of other processes (process_vm_readv): Operation not permitted";
+    let allowing = "a seccomp profile that allows process_vm_readv and process_vm_writev";
+    let Some(told) = contained(&doctor(&case)) else { return };
+    told.exits(1);
+    for line in ["trap  does not work here", "yes  descriptors of other processes", lacks, allowing] {
+        assert!(told.stdout.contains(line), "{line}: {told}");
+    }
+    let refused = contained(&tp_run(&case, &[], &FETCH)).unwrap();
+    refused.exits(126).complains(&["did not start it", lacks, allowing]);
+}
+
 /// What the other cases leave behind when one of them hangs.
 #[test]
 fn a_container_that_is_given_up_is_gone() {

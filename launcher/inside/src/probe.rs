@@ -42,6 +42,8 @@ pub enum Need {
     Filter,
     /// The launcher takes a descriptor out of another process of this user.
     Reach,
+    /// The launcher reads and writes memory of another process of this user.
+    Memory,
     /// A network device whose packets a program reads.
     Tun,
     /// A file system that a program serves.
@@ -50,7 +52,7 @@ pub enum Need {
 
 impl Need {
     /// All, in the order in which they are tried.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Users,
         Self::Networks,
         Self::Mounts,
@@ -61,6 +63,7 @@ impl Need {
         Self::Sockets,
         Self::Filter,
         Self::Reach,
+        Self::Memory,
         Self::Tun,
         Self::Fuse,
     ];
@@ -79,6 +82,7 @@ impl Need {
             Self::Sockets => "sockets",
             Self::Filter => "filter",
             Self::Reach => "reach",
+            Self::Memory => "memory",
             Self::Tun => "tun",
             Self::Fuse => "fuse",
         }

@@ -15,7 +15,7 @@ pub(super) fn on(need: Need, error: &io::Error) -> Vec<String> {
         Need::Tproxy => module("nft_tproxy"),
         Need::Sockets => module("nft_socket"),
         Need::Filter => on_filter(error),
-        Need::Reach => on_reach(),
+        Need::Reach | Need::Memory => on_reach(),
         Need::Tun => device("/dev/net/tun", "tun"),
         Need::Fuse => device("/dev/fuse", "fuse"),
     };
@@ -100,6 +100,9 @@ fn device(path: &str, module: &str) -> Vec<String> {
 fn allowing(need: Need) -> &'static str {
     match need {
         Need::Reach => "docker run --cap-add SYS_PTRACE, or a seccomp profile that allows pidfd_getfd",
+        Need::Memory => {
+            "docker run --cap-add SYS_PTRACE, or a seccomp profile that allows process_vm_readv and process_vm_writev"
+        }
         Need::Filter => "docker run --security-opt seccomp=unconfined, or a profile that allows seccomp",
         _ => {
             "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or a profile that allows \

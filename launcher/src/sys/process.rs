@@ -5,13 +5,16 @@
 //! over exec (signal(7)), so the child must be given the mask back that the launcher itself was started with.
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
 
 /// `PIDFD_THREAD` of linux/pidfd.h (Linux 6.9).
 const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
@@ -88,6 +91,25 @@ pub fn descriptor_of_thread(thread: libc::pid_t, fd: RawFd) -> io::Result<OwnedF
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => descriptor_of(process_of(thread)?, fd),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the memory of another process can be read and written (process_vm_readv(2)). It is asked where nothing is
+/// mapped: whoever may do it is told so.
+///
+/// # Errors
+/// `EPERM` where ptrace(2) would not be allowed, or a seccomp filter refuses it.
+pub fn memory_of(process: libc::pid_t) -> io::Result<()> {
+    let process = Pid::from_raw(process);
+    let nowhere = [RemoteIoVec { base: 0, len: 1 }];
+    let read = process_vm_readv(process, &mut [IoSliceMut::new(&mut [0])], &nowhere);
+    let written = process_vm_writev(process, &[IoSlice::new(&[0])], &nowhere);
+    for outcome in [read, written] {
+        match outcome {
+            Ok(_) | Err(Errno::EFAULT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// The process that a thread belongs to (`Tgid` of proc_pid_status(5)).
