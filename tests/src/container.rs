@@ -196,8 +196,9 @@ fn mounts(laptop: &Laptop) -> Vec<Value> {
     let there = |path: &&Path| path.exists();
     mounts.extend(IMAGE.iter().map(Path::new).filter(there).map(|path| bind(path, path, "ro")));
     mounts.extend(laptop.files().iter().map(|(source, path)| bind(source, Path::new(path), "ro")));
-    let kubeconfig = laptop.home().join(".kube");
-    mounts.extend([laptop.prefix(), kubeconfig.as_path()].map(|path| bind(path, path, "ro")));
+    mounts.push(bind(laptop.prefix(), laptop.prefix(), "ro"));
+    // With the secret of the agent that is there: without it each run would make one.
+    mounts.push(bind(&laptop.home(), &laptop.home(), "rw"));
     mounts
 }
 
