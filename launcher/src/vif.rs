@@ -245,7 +245,7 @@ impl Network {
         loop {
             let seen = tokio::select! {
                 seen = socket.async_io(Interest::READABLE, |fd| self.watch_some(fd, &mut room)) => seen,
-                () = self.end.cancelled() => return,
+                () = self.end.cancelled() => break,
             };
             match seen {
                 Ok(()) => tokio::task::yield_now().await,
@@ -256,6 +256,9 @@ impl Network {
                 }
             }
         }
+        // The kernel takes its time to let go of a packet socket, and takes it for all of them at once.
+        let socket = socket.into_inner();
+        tokio::task::spawn_blocking(move || drop(socket));
     }
 
     fn watch_some(self: &Arc<Self>, socket: &OwnedFd, room: &mut [u8]) -> io::Result<()> {

@@ -201,6 +201,7 @@ impl Held {
             }
         }
         self.cut();
+        let _ = links::remove(&self.gateway);
         drop(self.loopback);
         guardian::end_all(self.factory.app());
         Ok(())
@@ -209,7 +210,6 @@ impl Held {
     /// Takes the network away from whoever is inside. There is nobody left who could be told of what fails.
     fn cut(&self) {
         let _ = links::cut(&self.inside, &self.settings.own);
-        let _ = links::remove(&self.gateway);
         let diagnose = self.factory.socket(Place::App, Kind::Diagnose);
         let _ = diagnose.and_then(|socket| abort::all(&socket));
         // The guardian ends all who are in there.
