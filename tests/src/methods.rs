@@ -77,12 +77,6 @@ pub const BOUND: &[Bound] = &[
         "the case takes an address away behind Kubernetes' back, which still tells it; the others go by what it tells",
     ),
     bound(
-        "cluster_robust",
-        "a_launcher_without_descriptors_says_so",
-        &["auto", "trap"],
-        "a private network whose launcher has no descriptor left answers nothing: a connect waits, as for a full one",
-    ),
-    bound(
         "cluster_path",
         "an_io_uring_reads_and_writes_a_connected_socket",
         NAMESPACE,
@@ -101,37 +95,16 @@ pub const BOUND: &[Bound] = &[
         "a filter's supervisor cannot take the sockets of such a process: it has no network at all",
     ),
     bound(
-        "cluster_robust",
-        "a_storm_of_signals_changes_no_result",
-        NAMESPACE,
-        "a call that waits for a supervisor can be interrupted where the kernel's own cannot (open(2)), as ARCHITECTURE.md says",
-    ),
-    bound(
-        "cluster_path",
-        "an_io_uring_reads_and_writes_a_connected_socket",
-        NAMESPACE,
-        "no filter sees an io_uring's calls, so there is none under one",
-    ),
-    bound(
         "cluster_process",
         "a_program_whose_tp_was_killed_gets_errors_and_no_other_network",
         NAMESPACE,
         "without its supervisor a filter fails connections to loopback as well; cluster_trap has a case of it",
     ),
-    bound(
-        "cluster_dns",
-        "a_pod_without_ipv6_has_another_order",
-        SHIM,
-        "libc sorts the addresses, by those that the cluster says the pod has, of which this one lost some behind its back",
-    ),
-    bound("cluster_loopback", "", NAMESPACE, "the others have the laptop's loopback, and no other"),
+    bound("cluster_loopback", "", &["vif"], "the others have the laptop's loopback, and no other"),
     bound("cluster_auto", "", SHIM, "which method is taken where none is asked for"),
     bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
-    bound("cluster_auto", "", SHIM, OWN),
-    bound("cluster_doctor", "", SHIM, OWN),
     bound("cluster_container", "", SHIM, OWN),
     bound("cluster_vif", "", &["vif"], OWN),
-    bound("cluster_loopback", "", &["vif"], OWN),
     bound("cluster_trap", "", &["trap"], OWN),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
@@ -166,6 +139,13 @@ pub fn lost() -> &'static str {
 #[must_use]
 pub fn cut_off() -> &'static str {
     if std::env::var(VARIABLE).is_ok_and(|method| method == "vif") { "ECONNABORTED" } else { lost() }
+}
+
+/// What a connect() is told for which the launcher has no descriptor.
+#[must_use]
+pub fn full() -> &'static str {
+    // No packet says ENOBUFS.
+    if std::env::var(VARIABLE).is_ok_and(|method| method == "vif") { "EHOSTUNREACH" } else { "ENOBUFS" }
 }
 
 /// Why the case does not run under the method; [`None`] if it does.

@@ -120,7 +120,9 @@ impl Holder {
     /// What the holder's kernel said, or that it has ended.
     pub(super) async fn sockets(&self, place: Place, kind: Kind, count: u8) -> io::Result<Vec<OwnedFd>> {
         let _turn = self.turn.lock().await;
-        self.order(Order::Sockets { place, kind, count }).await
+        let made = self.order(Order::Sockets { place, kind, count }).await?;
+        // The kernel drops those for which this process has no room (unix(7), MSG_CTRUNC).
+        if made.is_empty() { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(made) }
     }
 
     /// Binds the run's files anew.
