@@ -9,7 +9,7 @@
 //! | a program | a port of 127.0.0.0/8 or ::1 at which a program listens | the kernel's own business, and we see at most the SYN |
 //! | a program | such a port at which none does | dialled on the laptop's loopback, and opened or refused as all else is ([`connections`](super::connections)) |
 //! | a program | a port of the pod's address at which no program listens | dialled in the pod |
-//! | the laptop | a port of its loopback at which a program listens in here | a connection to that program ([`mirror`](super::mirror)) |
+//! | the laptop | a port of its loopback at which a program listens in here | a connection to that program ([`mirror`]) |
 //!
 //! Abstract names of `AF_UNIX` likewise ([`unix`](super::unix)), and datagrams. nftables keeps the kernel from answering what no socket takes, and a packet socket shows all SYNs of
 //! the link; which of them nobody took the kernel is asked ([`Loopback::is_left`]). In the worst case, a listener that came
