@@ -2,6 +2,9 @@
 //!
 //! The test programs are built once and run here and not by `cargo test`, which knows no methods: those named
 //! `cluster_*` once a method, one after the other, since the count of packets that left the laptop is one for all.
+//!
+//! The cases of a program run side by side, on a machine that has the cluster beside them. One that fails there runs once
+//! more by itself, and the table says so: what fails alone is broken, what fails in company only is to be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
@@ -102,6 +105,7 @@ impl TestProgram {
         &self,
         method: Option<&str>,
         cases: Option<&[String]>,
+        threads: Option<u8>,
         totals: &mut Totals,
     ) -> miette::Result<(BTreeMap<String, bool>, bool)> {
         let mut command = self.command();
@@ -110,6 +114,9 @@ impl TestProgram {
         }
         if let Some(cases) = cases {
             command.arg("--exact").args(cases);
+        }
+        if let Some(threads) = threads {
+            command.arg(format!("--test-threads={threads}"));
         }
         println!(
             "\n     running {}{}",
@@ -163,11 +170,23 @@ pub(crate) fn cases(
                 continue;
             }
             let before = target.leaks().into_diagnostic()?;
-            let (ended, _) = program.run(Some(method), Some(&free), totals)?;
+            let mut first = Totals::default();
+            let (ended, _) = program.run(Some(method), Some(&free), None, &mut first)?;
+            // A case that a crash of its program took along has no verdict, and is none that went well.
+            let (well, failed): (Vec<_>, Vec<_>) =
+                free.into_iter().partition(|case| ended.get(case) == Some(&true));
+            let mut again = BTreeMap::new();
+            if !failed.is_empty() {
+                first.forget_failed();
+                (again, _) = program.run(Some(method), Some(&failed), Some(1), totals)?;
+            }
+            totals.append(&first);
             let after = target.leaks().into_diagnostic()?;
-            for case in free {
-                // A case that a crash of its program took along has no verdict, and is none that went well.
-                let cell = if ended.get(&case) == Some(&true) { Cell::Ok } else { Cell::Failed };
+            for case in well {
+                table.set(&program.name, &case, method, Cell::Ok);
+            }
+            for case in failed {
+                let cell = if again.get(&case) == Some(&true) { Cell::Alone } else { Cell::Failed };
                 table.set(&program.name, &case, method, cell);
             }
             let leaks = before.zip(after).map(|(before, after)| after.saturating_sub(before));
@@ -181,6 +200,8 @@ pub(crate) fn cases(
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cell {
     Ok,
+    /// It failed beside others, and went well by itself.
+    Alone,
     Failed,
     /// It is about other methods, for this reason.
     Bound(&'static str),
@@ -251,6 +272,7 @@ impl std::fmt::Display for Table {
             for ((_, case), cells) in self.cells.iter().filter(|((of, _), _)| of == program) {
                 let mut cell = |method: &&'static str| match cells.get(method) {
                     Some(Cell::Ok) => "ok".to_owned(),
+                    Some(Cell::Alone) => "alone".to_owned(),
                     Some(Cell::Failed) | None => "FAILED".to_owned(),
                     Some(Cell::Bound(why)) => {
                         let at = reasons.iter().position(|reason| reason == why).unwrap_or_else(|| {
@@ -264,6 +286,9 @@ impl std::fmt::Display for Table {
             }
         }
         writeln!(f, "left: packets that left the laptop meanwhile for elsewhere than the API server")?;
+        if self.cells.values().flat_map(BTreeMap::values).any(|cell| *cell == Cell::Alone) {
+            writeln!(f, "alone: failed beside other cases, and was ok by itself")?;
+        }
         for (at, reason) in reasons.iter().enumerate() {
             writeln!(f, "({}) not about this method: {reason}", at + 1)?;
         }
@@ -282,6 +307,8 @@ mod tests {
         table.set("cluster_names", "first", "vif", Cell::Failed);
         table.set("cluster_names", "second", "auto", Cell::Ok);
         table.set("cluster_names", "second", "vif", Cell::Bound("of the shim"));
+        table.set("cluster_names", "third", "auto", Cell::Alone);
+        table.set("cluster_names", "third", "vif", Cell::Ok);
         table.leaks.insert(("cluster_names".to_owned(), "auto"), Some(0));
         table.leaks.insert(("cluster_names".to_owned(), "vif"), Some(2));
         let text = table.to_string();
@@ -289,6 +316,10 @@ mod tests {
         assert!(lines.contains(&vec!["cluster_names", "0", "left", "2", "left"]), "{text}");
         assert!(lines.contains(&vec!["first", "ok", "FAILED"]), "{text}");
         assert!(lines.contains(&vec!["second", "ok", "(1)"]), "{text}");
+        assert!(
+            lines.contains(&vec!["third", "alone", "ok"]) && text.contains("alone: failed beside"),
+            "{text}"
+        );
         assert!(text.contains("(1) not about this method: of the shim"), "{text}");
         assert!(
             table.verdict().unwrap_err().to_string().contains("1 of the table's cases failed, 2 packets")

@@ -64,7 +64,7 @@ fn cases(totals: &mut Totals) -> miette::Result<()> {
     let programs = TestProgram::build(&NOT_SHIM)?;
     let mut failed = Vec::new();
     for program in programs.iter().filter(|program| !program.has_cases()) {
-        let (_, went_well) = program.run(None, None, totals)?;
+        let (_, went_well) = program.run(None, None, None, totals)?;
         if !went_well {
             failed.push(program.name());
         }

@@ -23,6 +23,20 @@ impl Totals {
         }
     }
 
+    /// Those that failed run again, and are counted then.
+    pub(crate) fn forget_failed(&mut self) {
+        let [_, failed, ..] = &mut self.counts;
+        *failed = 0;
+    }
+
+    /// Adds what another counted.
+    pub(crate) fn append(&mut self, other: &Self) {
+        self.programs += other.programs;
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+    }
+
     /// The sum, as such a line.
     pub(crate) fn line(&self, ok: bool, seconds: f32) -> String {
         let counts = COUNTED.iter().zip(self.counts).map(|(name, count)| format!("{count} {name}"));
