@@ -67,11 +67,12 @@ impl Names {
     pub(super) async fn look(&mut self, network: &Arc<Network>) -> io::Result<()> {
         let laptop = diagnose::abstract_listeners(&self.laptop)?;
         let inside = diagnose::abstract_listeners(&self.inside)?;
-        for (there, names, here) in
-            [(Side::Laptop, laptop, Side::Inside), (Side::Inside, inside, Side::Laptop)]
-        {
-            let names: BTreeSet<_> =
-                names.into_iter().filter(|name| !self.ours.contains_key(&(there, name.clone()))).collect();
+        let own = |side: Side, names: BTreeSet<Abstract>| -> BTreeSet<Abstract> {
+            names.into_iter().filter(|name| !self.ours.contains_key(&(side, name.clone()))).collect()
+        };
+        // Both before anything of ours goes, which is still in these lists and would be taken for a program's.
+        let (laptop, inside) = (own(Side::Laptop, laptop), own(Side::Inside, inside));
+        for (names, here) in [(laptop, Side::Inside), (inside, Side::Laptop)] {
             self.ours.retain(|(side, name), _| *side != here || names.contains(name));
             for name in names {
                 if !self.ours.contains_key(&(here, name.clone())) {
