@@ -166,11 +166,12 @@ fn unix_sockets_and_a_debuggers_port_stay_the_laptops() {
     let mut port = String::new();
     BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut port).unwrap();
     let debugger = format!("http://127.0.0.1{}/json/version", port.trim());
-    for words in
-        [["curl", "-sS", "-g", &debugger].as_slice(), &["curl", "-sS", "--unix-socket", &socket, "http://x/"]]
-    {
+    // A port that is opened in a private network is on the laptop some hundredths of a second later.
+    let patient = ["curl", "-sS", "--retry", "9", "--retry-connrefused", "--retry-delay", "1"];
+    for target in [["-g", &debugger].as_slice(), &["--unix-socket", &socket, "http://x/"]] {
+        let words = [patient.as_slice(), target].concat();
         let plain = ran(laptop.command(words[0]).unwrap().args(&words[1..]));
-        case.web(words).prints(plain.succeeds());
+        case.web(&words).prints(plain.succeeds());
         assert!(plain.stdout.contains("node.js") || plain.stdout == "by path", "{plain}");
     }
     kill(running.pid(), Signal::SIGTERM).unwrap();
