@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::kube::agent::{self, Agent, AgentError, Image, Secret, SecretError, Stage};
+use crate::kube::agent::{self, Agent, AgentError, Image, Needs, Secret, SecretError, Stage};
 use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster, forward};
@@ -38,6 +38,9 @@ const STARTING_EVERY: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 10;
 /// Waits between tries to restore a link: from the first, doubled, to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The session's agent reads what the target's own user may read, so it is that user.
+const NEEDS: Needs = Needs { net_admin: false };
 
 /// What a session is to be opened to.
 pub struct Options {
@@ -187,7 +190,7 @@ impl Maker {
         // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.
         let prefer = |pod: &_| u8::from(self.has_agent(pod, wanted));
         let target = target::find(&self.cluster, &self.options.workload, wanted, prefer).await?;
-        if let Some((agent, stage)) = agent::lingering(&self.secret, &target.pod, &target.container) {
+        if let Some((agent, stage)) = agent::lingering(&self.secret, &target.pod, &target.container, NEEDS) {
             progress(format!("connecting to pod {}", agent.pod));
             let linked = match stage {
                 Stage::Running => self.link(&agent).await,
@@ -213,7 +216,7 @@ impl Maker {
     }
 
     async fn make_new(&self, target: Target, progress: Progress<'_>) -> Result<Made, SessionError> {
-        let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image).await?;
+        let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image, NEEDS).await?;
         progress(format!("connecting to pod {}", agent.pod));
         let up = self.link(&agent).await?;
         Ok(Made { agent, addresses: target.addresses(), container: target.container, up })
@@ -223,7 +226,7 @@ impl Maker {
         let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         containers.any(|known| {
             container.is_none_or(|wanted| wanted == known.name)
-                && agent::lingering(&self.secret, pod, &known.name).is_some()
+                && agent::lingering(&self.secret, pod, &known.name, NEEDS).is_some()
         })
     }
 

@@ -34,7 +34,7 @@ use super::target::Target;
 use super::{ApiError, Cluster, access};
 
 pub use secret::{Secret, SecretError};
-pub use spec::{Image, version};
+pub use spec::{Image, Needs, version};
 
 /// How long a new agent may take: pulling an image is the longest part.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -121,9 +121,10 @@ pub enum Stage {
     Running,
 }
 
-/// The agent of ours in the pod for this container that is furthest, if there is one that has not ended or failed.
+/// The agent of ours in the pod for this container and these needs that is furthest, if there is one that has not ended or
+/// failed.
 #[must_use]
-pub fn lingering(secret: &Secret, pod: &Pod, container: &str) -> Option<(Agent, Stage)> {
+pub fn lingering(secret: &Secret, pod: &Pod, container: &str, needs: Needs) -> Option<(Agent, Stage)> {
     let pod_name = pod.metadata.name.as_deref()?;
     let uid = pod.metadata.uid.as_deref()?;
     let containers = pod.spec.as_ref()?.ephemeral_containers.as_deref().unwrap_or_default();
@@ -132,7 +133,7 @@ pub fn lingering(secret: &Secret, pod: &Pod, container: &str) -> Option<(Agent, 
         .filter_map(|agent| {
             let stage = stage(pod, &agent.name)?;
             let token = secret.token(uid, &agent.name);
-            let port = spec::port_if_ours(agent, container, &token)?;
+            let port = spec::port_if_ours(agent, container, &token, needs)?;
             let pod = pod_name.to_owned();
             Some((Agent { pod, container: agent.name.clone(), port, token }, stage))
         })
@@ -170,6 +171,7 @@ pub async fn create(
     secret: &Secret,
     target: &Target,
     image: &Image,
+    needs: Needs,
 ) -> Result<Agent, AgentError> {
     let program = match image {
         Image::Base { program, .. } => tokio::fs::read(program)
@@ -186,7 +188,7 @@ pub async fn create(
     let name = spec::new_name();
     let token = secret.token(target.pod_uid(), &name);
     let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
-    let container = spec::container(target, &agent, image, program.len());
+    let container = spec::container(target, &agent, image, program.len(), needs);
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     // Bound to the version that was looked at: of two runs at once, the second one must look again.
     let patch = Patch::Strategic(serde_json::json!({

@@ -21,6 +21,21 @@ const TOKEN: &str = "TP_AGENT_TOKEN_SHA256";
 const PORT: &str = "TP_AGENT_PORT";
 const FOR_CONTAINER: &str = "TP_AGENT_FOR";
 const VERSION: &str = "TP_AGENT_VERSION";
+const RIGHTS: &str = "TP_AGENT_RIGHTS";
+
+/// What an agent must be able to do in its pod, beyond what any may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Rules in nftables: only uid 0 gets a capability that an image's program does not carry, as Kubernetes knows no
+    /// ambient ones.
+    pub net_admin: bool,
+}
+
+impl Needs {
+    const fn rights(self) -> Option<&'static str> {
+        if self.net_admin { Some("net_admin") } else { None }
+    }
+}
 
 /// Where the agent's program comes from.
 #[derive(Clone, Debug)]
@@ -71,8 +86,14 @@ fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()))
 }
 
-/// The agent's port, if this container is an agent for `container` that `token` opens.
-pub(super) fn port_if_ours(agent: &EphemeralContainer, container: &str, token: &[u8]) -> Option<u16> {
+/// The agent's port, if this container is an agent for `container` that `token` opens. Its rights are exactly those that
+/// are needed: with more it is another user, who may not read what the target's user may.
+pub(super) fn port_if_ours(
+    agent: &EphemeralContainer,
+    container: &str,
+    token: &[u8],
+    needs: Needs,
+) -> Option<u16> {
     if !agent.name.starts_with(NAME_PREFIX) {
         return None;
     }
@@ -81,7 +102,8 @@ pub(super) fn port_if_ours(agent: &EphemeralContainer, container: &str, token: &
     };
     let ours = value(TOKEN)? == TokenDigest::of(token).to_hex()
         && value(VERSION)? == version()
-        && value(FOR_CONTAINER)? == container;
+        && value(FOR_CONTAINER)? == container
+        && value(RIGHTS) == needs.rights();
     if ours { value(PORT)?.parse().ok() } else { None }
 }
 
@@ -91,6 +113,7 @@ pub(super) fn container(
     agent: &Agent,
     image: &Image,
     program_len: usize,
+    needs: Needs,
 ) -> EphemeralContainer {
     let spec = target.pod.spec.as_ref();
     let copied = spec
@@ -103,7 +126,7 @@ pub(super) fn container(
         image: Some(image.reference().to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: streamed.then(|| vec!["sh".to_owned(), "-c".to_owned(), script(program_len, agent.port)]),
-        env: Some(environment(&copied, target, agent)),
+        env: Some(environment(&copied, target, agent, needs)),
         env_from: copied.env_from.clone(),
         // The API server refuses subPath in ephemeral containers.
         volume_mounts: copied.volume_mounts.clone().map(|mounts| {
@@ -114,13 +137,17 @@ pub(super) fn container(
         }),
         stdin: Some(streamed),
         stdin_once: Some(streamed),
-        security_context: Some(security(spec.and_then(|spec| spec.security_context.as_ref()), &copied)),
+        security_context: Some(if needs.net_admin {
+            net_admin()
+        } else {
+            security(spec.and_then(|spec| spec.security_context.as_ref()), &copied)
+        }),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..EphemeralContainer::default()
     }
 }
 
-fn environment(copied: &Container, target: &Target, agent: &Agent) -> Vec<EnvVar> {
+fn environment(copied: &Container, target: &Target, agent: &Agent, needs: Needs) -> Vec<EnvVar> {
     let plain =
         |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let mut variables = copied.env.clone().unwrap_or_default();
@@ -138,6 +165,7 @@ fn environment(copied: &Container, target: &Target, agent: &Agent) -> Vec<EnvVar
         plain(FOR_CONTAINER, target.container.clone()),
         plain(VERSION, version().to_owned()),
     ]);
+    variables.extend(needs.rights().map(|rights| plain(RIGHTS, rights.to_owned())));
     variables
 }
 
@@ -153,6 +181,21 @@ fn security(pod: Option<&PodSecurityContext>, copied: &Container) -> SecurityCon
         run_as_non_root: Some(true),
         run_as_user: Some(user.filter(|user| *user != 0).unwrap_or(UID)),
         run_as_group: group.filter(|group| *group != 0),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The least that lets an agent make rules. A program of uid 0 keeps what its container may, and no more.
+fn net_admin() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: Some(vec!["NET_ADMIN".to_owned()]),
+        }),
+        run_as_non_root: Some(false),
+        run_as_user: Some(0),
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
         ..SecurityContext::default()
     }
@@ -211,6 +254,8 @@ mod tests {
         Agent { pod: "web-1".into(), container: new_name(), port: new_port(), token: [7; 32] }
     }
 
+    const PLAIN: Needs = Needs { net_admin: false };
+
     fn base() -> Image {
         Image::Base { reference: "busybox".into(), program: PathBuf::new() }
     }
@@ -218,10 +263,10 @@ mod tests {
     #[test]
     fn an_agent_is_known_again_by_its_token_and_by_nothing_else() {
         let agent = agent();
-        let made = container(&target(), &agent, &base(), 10);
-        assert_eq!(port_if_ours(&made, "app", &agent.token), Some(agent.port));
-        assert_eq!(port_if_ours(&made, "app", &[8; 32]), None);
-        assert_eq!(port_if_ours(&made, "sidecar", &agent.token), None);
+        let made = container(&target(), &agent, &base(), 10, PLAIN);
+        assert_eq!(port_if_ours(&made, "app", &agent.token, PLAIN), Some(agent.port));
+        assert_eq!(port_if_ours(&made, "app", &[8; 32], PLAIN), None);
+        assert_eq!(port_if_ours(&made, "sidecar", &agent.token, PLAIN), None);
         let text = serde_json::to_string(&made).unwrap();
         assert!(
             !text.contains(&socks_proxy::link::hex(&agent.token)),
@@ -231,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_targets_environment_and_volumes_are_copied_as_an_ephemeral_container_may_have_them() {
-        let made = container(&target(), &agent(), &base(), 10);
+        let made = container(&target(), &agent(), &base(), 10, PLAIN);
         let variables = made.env.unwrap();
         let cpu = variables.iter().find(|v| v.name == "CPU").unwrap();
         let field = cpu.value_from.as_ref().unwrap().resource_field_ref.as_ref().unwrap();
@@ -239,6 +284,21 @@ mod tests {
         assert_eq!(made.env_from.unwrap().len(), 1);
         let mounts: Vec<_> = made.volume_mounts.unwrap().into_iter().map(|mount| mount.mount_path).collect();
         assert_eq!(mounts, ["/v"]);
+    }
+
+    #[test]
+    fn an_agent_with_rights_is_for_those_who_need_them_and_has_no_others() {
+        let (agent, needs) = (agent(), Needs { net_admin: true });
+        let made = container(&target(), &agent, &base(), 10, needs);
+        assert_eq!(port_if_ours(&made, "app", &agent.token, needs), Some(agent.port));
+        assert_eq!(port_if_ours(&made, "app", &agent.token, PLAIN), None);
+        let plain = container(&target(), &agent, &base(), 10, PLAIN);
+        assert_eq!(port_if_ours(&plain, "app", &agent.token, needs), None);
+        let rights = made.security_context.unwrap().capabilities.unwrap();
+        assert_eq!(
+            (rights.drop.unwrap(), rights.add.unwrap()),
+            (vec!["ALL".into()], vec!["NET_ADMIN".into()])
+        );
     }
 
     fn run(length: usize, port: u16, input: &[u8]) -> std::process::Output {
