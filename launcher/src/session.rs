@@ -246,7 +246,7 @@ impl Maker {
     /// Opens the link to an agent and asks for its environment and files at once, which is the proof that all of it works.
     async fn link(&self, agent: &Agent) -> Result<Up, SessionError> {
         let forward = forward::open(&self.cluster, &agent.pod, agent.port).await?;
-        let (opener, driver) = mux::client(link::connect(forward, &agent.token));
+        let (opener, _arrivals, driver) = mux::client(link::connect(forward, &agent.token));
         let mut driver = tokio::spawn(driver);
         let asked = async { tokio::try_join!(environ(&opener), files(&opener)) };
         let asked = tokio::time::timeout(LINK_LIMIT, asked).await;

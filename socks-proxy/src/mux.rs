@@ -5,6 +5,8 @@
 //! end from a reset once a side has shut down, or from the death of the session, and a download that was cut off must
 //! not look complete; so each [`MuxStream`] says in its own bytes where it ends.
 //!
+//! Both sides open streams: the client for what its programs ask, the server for who comes to an exposed port.
+//!
 //! Invariants: opening costs no round trip; one stream whose reader stalls does not stall the others (each has a
 //! window of its own); a stream dropped before it was shut down is reset; nothing but the peer's own word is
 //! taken for an end.
@@ -31,6 +33,8 @@ const WINDOWS_GROW_BY: usize = 64 * 1024 * 1024;
 const FRAME_MAX: usize = 32 * 1024;
 /// Requests to open a stream that may wait for the driver.
 const OPENS_WAITING: usize = 1024;
+/// Streams that a client's server has opened and nobody has taken yet.
+const ARRIVALS_WAITING: usize = 1024;
 
 fn config() -> Config {
     let mut config = Config::default();
@@ -78,17 +82,31 @@ fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the session has ended")
 }
 
+/// Streams that the other side has opened.
+#[derive(Debug)]
+pub struct Arrivals {
+    /// driver --stream--> whoever takes them
+    streams_rx: mpsc::Receiver<MuxStream>,
+}
+
+impl Arrivals {
+    /// The next one; `None` when the session has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<MuxStream> {
+        self.streams_rx.recv().await
+    }
+}
+
 /// Starts a session as its client. The future drives it: spawn it; it ends when the peer closes the link or every
-/// [`Opener`] and stream is gone (`Ok`), or with the link's error.
-pub fn client<IO>(io: IO) -> (Opener, impl Future<Output = io::Result<()>> + Send)
+/// [`Opener`] and stream is gone (`Ok`), or with the link's error. Streams that the server opens are reset while
+/// nobody keeps the [`Arrivals`], or while too many wait there.
+pub fn client<IO>(io: IO) -> (Opener, Arrivals, impl Future<Output = io::Result<()>> + Send)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
-    let places = Arc::new(Semaphore::new(STREAMS_MAX));
-    let session = Session::new(io, Mode::Client);
-    let mut driver = Driver { session, opens_rx, waiting: None, places: places.clone() };
-    (Opener { opens_tx, places }, async move { poll_fn(|cx| driver.poll(cx)).await })
+    let (opener, session) = Session::new(io, Mode::Client);
+    let (streams_tx, streams_rx) = mpsc::channel(ARRIVALS_WAITING);
+    let mut driver = Driver { session, streams_tx };
+    (opener, Arrivals { streams_rx }, async move { poll_fn(|cx| driver.poll(cx)).await })
 }
 
 /// Starts a session as its server.
@@ -96,13 +114,15 @@ pub fn server<IO>(io: IO) -> Server<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    Server { session: Session::new(io, Mode::Server) }
+    let (opener, session) = Session::new(io, Mode::Server);
+    Server { session, opener }
 }
 
 /// The server's end of a session.
 #[derive(Debug)]
 pub struct Server<IO> {
     session: Session<IO>,
+    opener: Opener,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
@@ -112,7 +132,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
     /// # Errors
     /// The link's.
     pub async fn accept(&mut self) -> io::Result<Option<MuxStream>> {
-        poll_fn(|cx| self.session.poll_inbound(cx)).await
+        poll_fn(|cx| {
+            self.session.poll_opens(cx);
+            self.session.poll_inbound(cx)
+        })
+        .await
+    }
+
+    /// Opens streams to the client, for as long as this session is driven.
+    pub fn opener(&self) -> Opener {
+        self.opener.clone()
     }
 
     /// Closes the session: what streams have written leaves first. Streams still open are reset.
@@ -127,11 +156,42 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
 #[derive(Debug)]
 struct Session<IO> {
     connection: Connection<Compat<IO>>,
+    /// whoever wants a stream --a place for it--> session
+    opens_rx: mpsc::Receiver<oneshot::Sender<MuxStream>>,
+    waiting: Option<oneshot::Sender<MuxStream>>,
+    /// Streams hold a place each, so the session is out of use when all are free and no opener is left.
+    places: Arc<Semaphore>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
-    fn new(io: IO, mode: Mode) -> Self {
-        Self { connection: Connection::new(io.compat(), config(), mode) }
+    fn new(io: IO, mode: Mode) -> (Opener, Self) {
+        let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
+        let places = Arc::new(Semaphore::new(STREAMS_MAX));
+        let connection = Connection::new(io.compat(), config(), mode);
+        (Opener { opens_tx, places: places.clone() }, Self { connection, opens_rx, waiting: None, places })
+    }
+
+    /// Opens what can be opened; `true` when there is no stream, and nobody left who could open one.
+    fn poll_opens(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            let open = match self.waiting.take() {
+                Some(open) => open,
+                None => match self.opens_rx.poll_recv(cx) {
+                    Poll::Ready(Some(open)) => open,
+                    Poll::Ready(None) => return self.places.available_permits() == STREAMS_MAX,
+                    Poll::Pending => return false,
+                },
+            };
+            match self.connection.poll_new_outbound(cx) {
+                Poll::Ready(Ok(stream)) => drop(open.send(MuxStream::new(stream))),
+                // The session has ended, which shows again in `poll_inbound`.
+                Poll::Ready(Err(_)) => return false,
+                Poll::Pending => {
+                    self.waiting = Some(open);
+                    return false;
+                }
+            }
+        }
     }
 
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<MuxStream>>> {
@@ -145,44 +205,30 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
 
 struct Driver<IO> {
     session: Session<IO>,
-    /// whoever wants a stream --a place for it--> driver
-    opens_rx: mpsc::Receiver<oneshot::Sender<MuxStream>>,
-    waiting: Option<oneshot::Sender<MuxStream>>,
-    /// Streams hold a place each, so the session is out of use when all are free and no opener is left.
-    places: Arc<Semaphore>,
+    /// driver --stream--> whoever takes them
+    streams_tx: mpsc::Sender<MuxStream>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut unused = false;
-            if self.waiting.is_none() {
-                match self.opens_rx.poll_recv(cx) {
-                    Poll::Ready(Some(open)) => self.waiting = Some(open),
-                    Poll::Ready(None) => unused = self.places.available_permits() == STREAMS_MAX,
-                    Poll::Pending => {}
-                }
-            }
-            if let Some(open) = self.waiting.take() {
-                match self.session.connection.poll_new_outbound(cx) {
-                    Poll::Ready(Ok(stream)) => {
-                        drop(open.send(MuxStream::new(stream)));
-                        continue;
-                    }
-                    // The session has ended, which shows again below.
-                    Poll::Ready(Err(_)) => {}
-                    Poll::Pending => self.waiting = Some(open),
-                }
-            }
+            let unused = self.session.poll_opens(cx);
             // Before closing: the last streams' last words are to leave first.
             match self.session.poll_inbound(cx)? {
-                // A server has no business opening streams: dropped, it is reset.
-                Poll::Ready(Some(stream)) => drop(stream),
+                Poll::Ready(Some(stream)) => self.arrived(cx, stream),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if unused => return self.session.connection.poll_close(cx).map_err(io_error),
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Hands a stream over; without a place or a taker it is dropped, which resets it.
+    fn arrived(&self, cx: &mut Context<'_>, mut stream: MuxStream) {
+        let Ok(place) = self.session.places.clone().try_acquire_owned() else { return };
+        stream.keep(place);
+        stream.acknowledge(cx);
+        drop(self.streams_tx.try_send(stream));
     }
 }
 

@@ -38,7 +38,7 @@ impl Agent {
     }
 
     async fn session(&self) -> Opener {
-        let (opener, driver) = mux::client(link::connect(self.tcp().await, &TOKEN));
+        let (opener, _, driver) = mux::client(link::connect(self.tcp().await, &TOKEN));
         tokio::spawn(driver);
         opener
     }
@@ -190,7 +190,7 @@ async fn plain_socks_tells_the_kernels_reason_and_keeps_half_close() {
 #[tokio::test]
 async fn a_session_needs_the_token() {
     let agent = Agent::start(&[]).await;
-    let (opener, driver) = mux::client(link::connect(agent.tcp().await, &[1; 32]));
+    let (opener, _, driver) = mux::client(link::connect(agent.tcp().await, &[1; 32]));
     let error = driver.await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(error.get_ref().and_then(|cause| cause.downcast_ref()), Some(&LinkError::Refused));

@@ -243,7 +243,7 @@ mod tests {
 
     fn linked() -> (Opener, DuplexStream) {
         let (laptop, pod) = duplex(64 * 1024);
-        let (opener, driver) = mux::client(laptop);
+        let (opener, _, driver) = mux::client(laptop);
         tokio::spawn(driver);
         (opener, pod)
     }

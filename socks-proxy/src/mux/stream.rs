@@ -1,7 +1,7 @@
 //! One stream of a session, with an end of its own.
 //!
 //! What is written is cut into records of at most [`RECORD_MAX`] bytes, each with its length (16 bits, big-endian) in
-//! front; a record of length 0 is the end. The library's own half-close is not used: with it a reset after one side's
+//! front; a record of length 0 is the end, and one of length 0xFFFF is nothing. The library's own half-close is not used: with it a reset after one side's
 //! end arrives as an end, a session that dies ends all its streams in apparent order, and whoever writes to a stream
 //! that the peer has dropped after its end is never told. This way a dropped stream is always reset, and the end is
 //! what the peer said.
@@ -19,6 +19,8 @@ use super::FRAME_MAX;
 const HEADER_LEN: usize = 2;
 /// Payload bytes of the longest record; with its header it fills one frame.
 const RECORD_MAX: usize = FRAME_MAX - HEADER_LEN;
+/// Header of a record that says nothing and has nothing behind it.
+const NOTHING: u16 = u16::MAX;
 /// Room that an idle stream may keep for its next record, in bytes.
 const IDLE: usize = 512;
 
@@ -51,6 +53,14 @@ impl MuxStream {
 
     pub(super) fn keep(&mut self, place: OwnedSemaphorePermit) {
         self.place = Some(place);
+    }
+
+    /// Says nothing, in a record. A side may have opened 256 streams of which it has heard nothing (yamux), and whoever
+    /// waits for a slow server's first word would keep the next one from being opened.
+    pub(super) fn acknowledge(&mut self, cx: &mut Context<'_>) {
+        self.outgoing.extend(NOTHING.to_be_bytes());
+        // What is not taken now leaves with the first write; a stream that is gone says so then.
+        let _later = self.poll_drain(cx);
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -92,6 +102,7 @@ impl AsyncRead for MuxStream {
                 Incoming::Header(header, HEADER_LEN) => {
                     this.incoming = match u16::from_be_bytes(header) {
                         0 => Incoming::Ended,
+                        NOTHING => Incoming::Header([0; HEADER_LEN], 0),
                         length => Incoming::Record(length.into()),
                     };
                 }

@@ -8,6 +8,9 @@ use super::*;
 
 struct Pair {
     opener: Opener,
+    arrivals: Arrivals,
+    /// The server's.
+    there: Opener,
     /// server driver --stream--> test
     streams_rx: channel::Receiver<MuxStream>,
     driver: JoinHandle<io::Result<()>>,
@@ -16,13 +19,15 @@ struct Pair {
 
 fn pair() -> Pair {
     let (laptop, pod) = duplex(64 * 1024);
-    let (opener, driver) = client(laptop);
+    let (opener, arrivals, driver) = client(laptop);
     let (streams_tx, streams_rx) = channel::channel(1024);
-    Pair { opener, streams_rx, driver: tokio::spawn(driver), server: tokio::spawn(serve(pod, streams_tx)) }
+    let session = server(pod);
+    let there = session.opener();
+    let server = tokio::spawn(serve(session, streams_tx));
+    Pair { opener, arrivals, there, streams_rx, driver: tokio::spawn(driver), server }
 }
 
-async fn serve(pod: DuplexStream, streams_tx: channel::Sender<MuxStream>) -> io::Result<()> {
-    let mut session = server(pod);
+async fn serve(mut session: Server<DuplexStream>, streams_tx: channel::Sender<MuxStream>) -> io::Result<()> {
     while let Some(stream) = session.accept().await? {
         streams_tx.send(stream).await.unwrap();
     }
@@ -177,6 +182,56 @@ async fn two_thousand_streams_at_once_each_get_their_own_echo() {
     drop(pair.driver.await);
     pair.server.await.unwrap().unwrap();
     echo.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_server_opens_streams_too_and_more_than_may_wait_for_a_first_word() {
+    let mut pair = pair();
+    let mut open = Vec::new();
+    for number in 0..600_u32 {
+        let mut there = pair.there.open().await.unwrap();
+        there.write_all(&number.to_be_bytes()).await.unwrap();
+        open.push(there);
+    }
+    let mut taken = Vec::new();
+    for number in 0..600 {
+        let mut here = pair.arrivals.next().await.unwrap();
+        assert_eq!(here.read_u32().await.unwrap(), number);
+        taken.push(here);
+    }
+    for (number, (mut here, mut there)) in (0..).zip(taken.into_iter().zip(open)) {
+        here.write_u32(number).await.unwrap();
+        here.shutdown().await.unwrap();
+        assert_eq!(there.read_u32().await.unwrap(), number);
+        assert_eq!(there.read(&mut [0]).await.unwrap(), 0);
+        there.shutdown().await.unwrap();
+        assert_eq!(here.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_opens_is_reset_when_nobody_takes_it() {
+    let Pair { arrivals, there, opener, driver, .. } = pair();
+    drop(arrivals);
+    let mut stream = there.open().await.unwrap();
+    stream.write_all(b"anybody?").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    drop((opener, driver));
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_opened_keeps_the_session() {
+    let Pair { mut arrivals, there, opener, driver, .. } = pair();
+    let mut stream = there.open().await.unwrap();
+    stream.write_all(b"?").await.unwrap();
+    let mut here = arrivals.next().await.unwrap();
+    drop((opener, arrivals));
+    assert_eq!(here.read_u8().await.unwrap(), b'?');
+    here.write_all(b"!").await.unwrap();
+    here.shutdown().await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'!');
+    drop(here);
+    driver.await.unwrap().unwrap();
 }
 
 #[tokio::test]

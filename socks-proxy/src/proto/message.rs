@@ -1,4 +1,4 @@
-//! Requests and replies: RFC 1928 sections 4 to 6, Tor's `socks-extensions.txt`, and tp's commands 0xF2 to 0xF6.
+//! Requests and replies: RFC 1928 sections 4 to 6, Tor's `socks-extensions.txt`, and tp's commands 0xF2 to 0xF8.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -41,6 +41,10 @@ pub enum Command {
     Environ,
     /// The pod's resolv.conf and hosts files; the target is not used.
     Resolver,
+    /// A port of the pod for a program on the laptop ([`crate::expose::wire`]); the target is not used.
+    Expose,
+    /// Files of the pod's volumes; the target is not used.
+    Volumes,
     /// A command that this crate does not know. A server answers it with reply 7.
     Unknown(u8),
 }
@@ -58,6 +62,8 @@ impl Command {
             Self::Datagrams => 0xF4,
             Self::Environ => 0xF5,
             Self::Resolver => 0xF6,
+            Self::Expose => 0xF7,
+            Self::Volumes => 0xF8,
             Self::Unknown(byte) => byte,
         }
     }
@@ -74,6 +80,8 @@ impl Command {
             0xF4 => Self::Datagrams,
             0xF5 => Self::Environ,
             0xF6 => Self::Resolver,
+            0xF7 => Self::Expose,
+            0xF8 => Self::Volumes,
             other => Self::Unknown(other),
         }
     }
@@ -96,7 +104,7 @@ impl Request {
     }
 
     /// A request whose command has no use for a target ([`Command::Dns`], [`Command::Environ`],
-    /// [`Command::Resolver`]).
+    /// [`Command::Resolver`], [`Command::Expose`], [`Command::Volumes`]).
     #[must_use]
     pub fn bare(command: Command) -> Self {
         Self { command, target: unspecified() }

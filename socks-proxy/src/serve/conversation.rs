@@ -58,7 +58,9 @@ pub(super) async fn answer_request(agent: &Agent, mut inbox: Inbox<impl Connecti
         Command::Datagrams => commands::datagrams(agent, inbox, request.target).await,
         Command::Environ => commands::environ(inbox).await,
         Command::Resolver => commands::resolver(agent, inbox).await,
-        Command::Unknown(_) => refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await,
+        Command::Expose | Command::Volumes | Command::Unknown(_) => {
+            refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await
+        }
     }
 }
 

@@ -41,7 +41,7 @@ async fn agent(nameservers: &[SocketAddr], limits: Limits) -> Opener {
         serve(agent, connection, stranger).await;
         drop(stopping_tx);
     });
-    let (opener, driver) = mux::client(link::connect(TcpStream::connect(address).await.unwrap(), &TOKEN));
+    let (opener, _, driver) = mux::client(link::connect(TcpStream::connect(address).await.unwrap(), &TOKEN));
     tokio::spawn(driver);
     opener
 }
