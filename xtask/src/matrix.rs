@@ -69,6 +69,8 @@ impl TestProgram {
         }
         let built = |line: &str| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            // Integration tests have the package's own programs built beside them.
+            message.pointer("/profile/test")?.as_bool().filter(|is_test| *is_test)?;
             let text = |path: &str| message.pointer(path)?.as_str().map(str::to_owned);
             let folder = PathBuf::from(text("/manifest_path")?).parent()?.to_owned();
             Some(Self { name: text("/target/name")?, file: text("/executable")?.into(), folder })
