@@ -22,7 +22,6 @@ mod factory;
 mod guardian;
 mod links;
 mod mounts;
-mod netlink;
 mod rules;
 pub(crate) mod trial;
 mod watch;
@@ -40,6 +39,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendmsg,
 };
 use nix::unistd::{getegid, geteuid, setsid};
+use tp_netfilter::{netlink, nftables};
 
 use crate::orders::{Answer, Kind, MESSAGE_MAX, Order, Place};
 use factory::Factory;
@@ -141,7 +141,7 @@ impl Held {
         let mut shared = |place| {
             let receivers =
                 Self::shared(&factory, place, v6, &mut ready).map_err(step("sockets in the network"))?;
-            let rules = netlink::open(SockProtocol::NetlinkNetFilter).map_err(step("nf_tables"))?;
+            let rules = nftables::open().map_err(step("nf_tables"))?;
             Ok((receivers, rules))
         };
         let (receivers, rules) = shared(Place::Gateway)?;

@@ -18,6 +18,11 @@ pub const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// Without a word for so long the launcher is taken for gone.
 pub const ALIVE_LIMIT: Duration = Duration::from_secs(8);
 
+/// First byte that the launcher sends on a TCP arrival's stream: the program has the connection, whose bytes follow.
+pub const TAKEN: u8 = 1;
+/// In its place: the program is gone, and the connection is the app's. The stream ends.
+pub const TO_THE_APP: u8 = 0;
+
 /// Of the transport layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
@@ -108,8 +113,9 @@ pub enum ToLauncher {
     Ended,
 }
 
-/// The head of a stream that the agent opens for who came to an exposed port. Behind it are the connection's bytes (TCP),
-/// or its datagrams, each with its length in front (16 bits, big-endian), as in DATAGRAMS.
+/// The head of a stream that the agent opens for who came to an exposed port. Behind it are the client's
+/// bytes (TCP), which do not wait for [`TAKEN`]; or datagrams, each with its length in front (16 bits, big-endian), as in
+/// DATAGRAMS. What comes back of a [`Way::Mirror`]'s is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// [`Expose::id`].

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::netlink::{self, Batch};
+use tp_netfilter::netlink::{self, Batch};
 
 // linux/sock_diag.h, linux/inet_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

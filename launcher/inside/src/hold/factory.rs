@@ -13,8 +13,9 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket,
     sockopt,
 };
+use tp_netfilter::netlink::LO;
 
-use super::links::{LINK, LO};
+use super::links::LINK;
 use super::watch;
 use crate::orders::{Kind, Place};
 

@@ -13,10 +13,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use super::netlink::{Attributes, Batch};
+use tp_netfilter::netlink::{Attributes, Batch, LO};
 
-/// The loopback of every network namespace.
-pub(super) const LO: u32 = 1;
 /// The number of the link in both namespaces; low ones may be taken by devices that some kernels make in each.
 pub(super) const LINK: u32 = 64;
 

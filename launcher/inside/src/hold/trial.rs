@@ -10,8 +10,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::SockProtocol;
 use nix::unistd::{getegid, geteuid};
 
-use super::links::{LO, Links};
-use super::{map, netlink, rules as nftables, watch};
+use tp_netfilter::netlink::{self, LO};
+use tp_netfilter::nftables;
+
+use super::links::Links;
+use super::{map, rules as tables, watch};
 
 /// This process gets a user namespace.
 pub(crate) fn users() -> io::Result<()> {
@@ -58,11 +61,11 @@ pub(crate) fn tproxy() -> io::Result<()> {
 /// in a run, since the table has one name.
 pub(crate) fn sockets() -> io::Result<()> {
     network()?;
-    nftables::install_loopback(&netlink::open(SockProtocol::NetlinkNetFilter)?, &[])
+    tables::install_loopback(&nftables::open()?, &[])
 }
 
 fn install(receivers: &[SocketAddr]) -> io::Result<()> {
-    nftables::install(&netlink::open(SockProtocol::NetlinkNetFilter)?, receivers)
+    tables::install(&nftables::open()?, receivers)
 }
 
 /// This process gets a mount namespace, and a file over another in it.

@@ -6,22 +6,28 @@
 //! The kernel works a batch off within the send, so its answers are there when that returns: nothing here waits.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// The number of the loopback link in every network namespace.
+pub const LO: u32 = 1;
 
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 const ALIGNMENT: usize = 4;
 
 /// A socket of that protocol in the namespace of this process.
-pub(super) fn open(protocol: SockProtocol) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Those of socket(2).
+pub fn open(protocol: SockProtocol) -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?)
 }
 
 /// Requests to be sent together.
-#[derive(Default)]
-pub(super) struct Batch {
+#[derive(Debug, Default)]
+pub struct Batch {
     bytes: Vec<u8>,
     messages: u32,
     acknowledged: u32,
@@ -29,24 +35,18 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Adds a request: the protocol's own header, and what `fill` puts behind it. It is acknowledged.
-    pub(super) fn request(
-        &mut self,
-        kind: u16,
-        flags: i32,
-        header: &[u8],
-        fill: impl FnOnce(&mut Attributes),
-    ) {
+    pub fn request(&mut self, kind: u16, flags: i32, header: &[u8], fill: impl FnOnce(&mut Attributes)) {
         self.acknowledged += 1;
         self.add(kind, libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags, header, fill);
     }
 
     /// Adds a message that the kernel does not answer.
-    pub(super) fn mark(&mut self, kind: u16, header: &[u8]) {
+    pub fn mark(&mut self, kind: u16, header: &[u8]) {
         self.add(kind, libc::NLM_F_REQUEST, header, |_| {});
     }
 
     /// Adds a request that is answered with a list.
-    pub(super) fn dump(&mut self, kind: u16, header: &[u8]) {
+    pub fn dump(&mut self, kind: u16, header: &[u8]) {
         self.add(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, header, |_| {});
     }
 
@@ -67,7 +67,8 @@ impl Batch {
     ///
     /// # Errors
     /// Those of send(2), and what the kernel said to the first request that it refused.
-    pub(super) fn send(self, socket: &OwnedFd) -> io::Result<()> {
+    pub fn send(self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = socket.as_fd();
         send(socket.as_raw_fd(), &self.bytes, MsgFlags::empty())?;
         let mut left = self.acknowledged;
         let mut room = vec![0; 1 << 16];
@@ -91,7 +92,7 @@ fn errors(bytes: &[u8]) -> Vec<i32> {
 }
 
 /// What the kernel wrote: the kind of each message, and what is behind its header.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -102,26 +103,27 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Attributes behind a header (`struct nlattr`).
-pub(super) struct Attributes(Vec<u8>);
+#[derive(Debug)]
+pub struct Attributes(Vec<u8>);
 
 impl Attributes {
     /// One attribute.
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+    pub fn put(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |inside| inside.0.extend(value));
     }
 
     /// One with a name, with the NUL that the kernel wants.
-    pub(super) fn name(&mut self, kind: u16, name: &str) {
+    pub fn name(&mut self, kind: u16, name: &str) {
         self.attribute(kind, |inside| inside.0.extend(name.bytes().chain([0])));
     }
 
     /// One that holds others.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         self.attribute(kind | libc::NLA_F_NESTED as u16, fill);
     }
 
     /// Bytes as they are: a header inside a nest.
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.0.extend(bytes);
     }
 
