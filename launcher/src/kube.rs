@@ -7,6 +7,7 @@ mod access;
 pub mod agent;
 pub mod config;
 pub mod forward;
+pub mod own_pod;
 pub mod target;
 
 use std::collections::BTreeSet;

@@ -31,4 +31,5 @@ pub mod shim;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod trap;
+pub mod undo;
 pub mod vif;

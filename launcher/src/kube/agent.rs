@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ::kube::api::{Api, AttachParams, AttachedProcess, LogParams, Patch, PatchParams};
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, EphemeralContainer, Pod};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tracing::{debug, info};
 
@@ -173,18 +173,8 @@ pub async fn create(
     image: &Image,
     needs: Needs,
 ) -> Result<Agent, AgentError> {
-    let program = match image {
-        Image::Base { program, .. } => tokio::fs::read(program)
-            .await
-            .map_err(|source| AgentError::NoProgram { path: program.clone(), source })?,
-        Image::BuiltIn { .. } => Vec::new(),
-    };
-    let mut needed = vec![("patch", "pods/ephemeralcontainers"), ("get", "pods/portforward")];
-    needed.push(match image {
-        Image::Base { .. } => ("get", "pods/attach"),
-        Image::BuiltIn { .. } => ("get", "pods/log"),
-    });
-    access::check(cluster, &needed).await?;
+    let program = read_program(image).await?;
+    access::check(cluster, &[&[("patch", "pods/ephemeralcontainers")][..], &needed(image)].concat()).await?;
     let name = spec::new_name();
     let token = secret.token(target.pod_uid(), &name);
     let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
@@ -199,22 +189,76 @@ pub async fn create(
     let patched = api.patch_ephemeral_containers(&agent.pod, &parameters, &patch);
     cluster.call("patch", "pods/ephemeralcontainers", patched).await?;
     info!(pod = agent.pod, container = agent.container, "agent container created");
+    begin(cluster, &agent, image, &program).await?;
+    Ok(agent)
+}
+
+/// An agent that is to be the one container of a pod of our own, and that container. The pod has no uid yet, so the token
+/// is bound to `session` instead, which is different for every such pod.
+pub(super) fn in_own_pod(
+    secret: &Secret,
+    target: &Target,
+    pod: &str,
+    session: &str,
+    image: &Image,
+    program: &[u8],
+) -> (Agent, EphemeralContainer) {
+    let container = target.container.clone();
+    let token = secret.token(session, &container);
+    let agent = Agent { pod: pod.to_owned(), container, port: spec::new_port(), token };
+    let made = spec::container(target, &agent, image, program.len());
+    (agent, made)
+}
+
+/// What the agent's image is made into the agent with: the program that is streamed, if it is.
+pub(super) async fn read_program(image: &Image) -> Result<Vec<u8>, AgentError> {
+    match image {
+        Image::Base { program, .. } => tokio::fs::read(program)
+            .await
+            .map_err(|source| AgentError::NoProgram { path: program.clone(), source }),
+        Image::BuiltIn { .. } => Ok(Vec::new()),
+    }
+}
+
+/// What a user must be allowed to do with an agent's container, whatever made it.
+pub(super) fn needed(image: &Image) -> [access::Needed; 2] {
+    let to_start = match image {
+        Image::Base { .. } => ("get", "pods/attach"),
+        Image::BuiltIn { .. } => ("get", "pods/log"),
+    };
+    [("get", "pods/portforward"), to_start]
+}
+
+/// Has the agent in a container that was just made listen.
+pub(super) async fn begin(
+    cluster: &Cluster,
+    agent: &Agent,
+    image: &Image,
+    program: &[u8],
+) -> Result<(), AgentError> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let ready = async {
         tokio::select! {
-            started = start(cluster, &api, &agent, image, &program) => started,
-            failed = until_it_cannot_start(cluster, &api, &agent, image) => Err(failed),
+            started = start(cluster, &api, agent, image, program) => started,
+            failed = until_it_cannot_start(cluster, &api, agent, image) => Err(failed),
         }
     };
-    match tokio::time::timeout(READY_LIMIT, ready).await {
-        Ok(started) => started.map(|()| agent),
-        Err(_elapsed) => {
-            let state = state_of(&api, &agent).await.map_or_else(
-                || "its container has no status".to_owned(),
-                |state| format!("its container is {}", describe(&state)),
-            );
-            Err(AgentError::NotReady { pod: agent.pod, limit: READY_LIMIT, state })
-        }
+    if let Ok(started) = tokio::time::timeout(READY_LIMIT, ready).await {
+        return started;
     }
+    let pod = api.get(&agent.pod).await.ok();
+    let unscheduled = pod.as_ref().and_then(unscheduled);
+    let state = pod.and_then(|pod| state_in(pod, agent)).map(|state| describe(&state));
+    let state = unscheduled.or_else(|| state.map(|state| format!("its container is {state}")));
+    let state = state.unwrap_or_else(|| "its container has no status".to_owned());
+    Err(AgentError::NotReady { pod: agent.pod.clone(), limit: READY_LIMIT, state })
+}
+
+/// Why no node takes the pod, in the scheduler's words.
+fn unscheduled(pod: &Pod) -> Option<String> {
+    let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    let condition = conditions.find(|known| known.type_ == "PodScheduled" && known.status == "False")?;
+    condition.message.clone().or_else(|| condition.reason.clone())
 }
 
 async fn start(
@@ -372,8 +416,10 @@ async fn state_of(api: &Api<Pod>, agent: &Agent) -> Option<ContainerState> {
     state_in(api.get(&agent.pod).await.ok()?, agent)
 }
 
+/// An agent's container is an ephemeral one, or the only one of a pod of our own.
 fn state_in(pod: Pod, agent: &Agent) -> Option<ContainerState> {
-    let statuses = pod.status?.ephemeral_container_statuses?;
+    let status = pod.status?;
+    let statuses = status.ephemeral_container_statuses.into_iter().chain(status.container_statuses).flatten();
     statuses.into_iter().find(|status| status.name == agent.container)?.state
 }
 
