@@ -15,6 +15,7 @@ use crate::method::CommandError;
 use crate::placement::PlacementError;
 use crate::pod::proxy::ProxyError;
 use crate::session::SessionError;
+use crate::undo::Failed;
 
 /// tp itself failed (the convention of env(1) and timeout(1)).
 pub const FAILED: u8 = 125;
@@ -161,6 +162,22 @@ impl Failure {
         }
         text
     }
+}
+
+/// Tells the user something that is no failure of tp's.
+pub fn tell(what: impl std::fmt::Display) {
+    // Standard error may be a pipe that nobody reads any more, and tp goes on all the same.
+    let _ = writeln!(io::stderr(), "tp: {what}");
+}
+
+/// Tells what could not be undone, and how to do it by hand.
+pub fn tell_failed(failed: &Failed) {
+    tell(format_args!("{failed}: {}\n  by hand: {}", failed.source, failed.by_hand));
+}
+
+/// Tells how to do by hand what was not undone.
+pub fn tell_left(by_hand: &[String]) {
+    tell(format_args!("left as it is; `tp leave` undoes it, or by hand:\n  {}", by_hand.join("\n  ")));
 }
 
 fn code(failure: &Failure) -> &'static str {

@@ -36,12 +36,13 @@ use crate::placement::{self, METHOD, Place, Placement};
 use crate::pod::Pod;
 use crate::pod::proxy::ProxyPod;
 use crate::questions::{Questioned, Questions};
-use crate::report::Failure;
+use crate::report::{self, Failure};
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
 use crate::services::Services;
 use crate::session::{self, Session};
 use crate::shim::{Answers, Server};
+use crate::undo::Undo;
 
 /// How long connections that the command closed last may take to be delivered.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -54,6 +55,29 @@ const RES_OPTIONS: &str = "RES_OPTIONS";
 /// # Errors
 /// Whatever keeps it from being started.
 pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure> {
+    let undo = Arc::new(Undo::default());
+    let ended = run_command(options, signals, &undo).await;
+    take_back(&undo, signals).await;
+    ended
+}
+
+/// Gives the cluster back what was changed in it, whatever way the run ended. Whoever is in a hurry is asked twice.
+async fn take_back(undo: &Undo, signals: &mut Signals) {
+    if undo.is_empty() {
+        return;
+    }
+    let hurry = async {
+        signals.interrupted().await;
+        report::tell("still undoing what was changed in the cluster; once more leaves it as it is");
+        signals.interrupted().await;
+    };
+    tokio::select! {
+        failed = undo.run() => failed.iter().for_each(report::tell_failed),
+        () = hurry => report::tell_left(&undo.by_hand()),
+    }
+}
+
+async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>) -> Result<u8, Failure> {
     let (program, arguments) = options.command.split_first().ok_or(Failure::NoCommand)?;
     let (path, judged) = method::find(program)?;
     let method = options.method;
@@ -63,7 +87,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
     let folder = Folder::make()?;
     let spinner = spinner();
     let opened = tokio::select! {
-        opened = open(&options, &installed, &spinner) => opened,
+        opened = open(&options, &installed, &spinner, undo) => opened,
         signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
     };
     spinner.finish_and_clear();
@@ -146,7 +170,12 @@ struct Side {
     session: Option<Session>,
 }
 
-async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) -> Result<Side, Failure> {
+async fn open(
+    options: &cli::Run,
+    installed: &Installed,
+    spinner: &ProgressBar,
+    undo: &Arc<Undo>,
+) -> Result<Side, Failure> {
     if let Some(proxy) = &options.proxy {
         spinner.set_message(format!("connecting to {proxy}"));
         let pod = ProxyPod::connect(proxy.clone()).await?;
@@ -161,7 +190,7 @@ async fn open(options: &cli::Run, installed: &Installed, spinner: &ProgressBar) 
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let session = session::open(session_options(&options.place, installed)?, &progress).await?;
+    let session = session::open(session_options(&options.place, installed, undo)?, &progress).await?;
     let mut environment = Environment::from_environ(&session.environ);
     environment.set(environment::POD, &session.agent.pod);
     environment.set(environment::CONTAINER, &session.container);
@@ -190,7 +219,11 @@ async fn follow(
     std::future::pending().await
 }
 
-fn session_options(place: &cli::Place, installed: &Installed) -> Result<session::Options, Failure> {
+fn session_options(
+    place: &cli::Place,
+    installed: &Installed,
+    undo: &Arc<Undo>,
+) -> Result<session::Options, Failure> {
     let image = match &place.agent_image {
         Some(reference) => Image::BuiltIn { reference: reference.clone() },
         None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
@@ -201,6 +234,7 @@ fn session_options(place: &cli::Place, installed: &Installed) -> Result<session:
         workload: place.workload().ok_or(Failure::NoPlace)?,
         container: place.container.clone(),
         image,
+        undo: Arc::clone(undo),
     })
 }
 
@@ -212,12 +246,20 @@ pub async fn agent(options: cli::Agent, signals: &mut Signals) -> Result<u8, Fai
     let installed = Installed::find()?;
     let spinner = spinner();
     let progress = |step: String| spinner.set_message(step);
+    // A pod of our own is what others are to use: it stays, until its agent ends.
+    let undo = Arc::new(Undo::default());
     let opened = tokio::select! {
-        opened = session::open(session_options(&options.place, &installed)?, &progress) => opened,
-        signal = signals.interrupted() => return Err(Failure::Interrupted(signal)),
+        opened = session::open(session_options(&options.place, &installed, &undo)?, &progress) => opened.map_err(Failure::from),
+        signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
     };
     spinner.finish_and_clear();
-    let session = opened?;
+    let session = match opened {
+        Ok(session) => session,
+        Err(failure) => {
+            take_back(&undo, signals).await;
+            return Err(failure);
+        }
+    };
     let agent = &session.agent;
     let mut text =
         format!("pod        {}\ncontainer  {}\nport       {}\n", agent.pod, agent.container, agent.port);

@@ -6,12 +6,13 @@
 //! trip to the pod. When the link is lost later (a laptop that slept, a pod that was replaced), open connections end
 //! with an error, new ones wait for a while, and the same steps are taken again.
 //!
-//! Nothing here needs undoing: the only thing made is the agent's container, and that ends by itself (see
-//! [`agent`]). Dropping a session ends its link.
+//! An agent's container needs no undoing: it ends by itself (see [`agent`]). What does is noted in [`Undo`]. Dropping a
+//! session ends its link.
 
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socks_proxy::files::Files;
@@ -26,6 +27,7 @@ use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster, forward};
 use crate::pod::agent::{AgentPod, environ, files};
+use crate::undo::Undo;
 
 /// How long the first answer over a new link may take.
 const LINK_LIMIT: Duration = Duration::from_secs(8);
@@ -54,6 +56,8 @@ pub struct Options {
     pub container: Option<String>,
     /// Where the agent's program comes from.
     pub image: Image,
+    /// Takes what is made in the cluster back: whoever opens a session runs it when the session has ended, or did not begin.
+    pub undo: Arc<Undo>,
 }
 
 /// Why there is no session.

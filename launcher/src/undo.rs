@@ -7,9 +7,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing::{debug, info};
+use tracing::info;
 
 /// Why a step could not be taken back.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -19,7 +19,8 @@ type Act = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<(), Cause>> + 
 struct Step {
     what: String,
     by_hand: String,
-    act: Act,
+    /// None while it is being done.
+    act: Option<Act>,
 }
 
 /// A step that could not be taken back.
@@ -49,37 +50,48 @@ impl Undo {
     ) where
         F: Future<Output = Result<(), Cause>> + Send + 'static,
     {
-        let step =
-            Step { what: what.into(), by_hand: by_hand.into(), act: Box::new(move || Box::pin(act())) };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+        let act: Act = Box::new(move || Box::pin(act()));
+        self.steps().push(Step { what: what.into(), by_hand: by_hand.into(), act: Some(act) });
+    }
+
+    fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// If there is nothing to be taken back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.steps().is_empty()
     }
 
-    /// Takes everything back, last first; gives what could not be. A step is off the list when it is done, so a call that
-    /// was cut short can be made again.
+    /// Takes everything back, last first; gives what could not be. A step is on the list until it is done, so that
+    /// [`Undo::by_hand`] tells all that is left when this is cut short.
     pub async fn run(&self) -> Vec<Failed> {
         let mut failed = Vec::new();
-        loop {
-            let step = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(Step { what, by_hand, act }) = step else { return failed };
-            info!(what, "undoing");
-            if let Err(source) = act().await {
-                debug!(what, %source, "could not be undone");
+        while let Some(act) = self.last() {
+            let outcome = match act {
+                Some(act) => act().await,
+                None => Err("it was cut short".into()),
+            };
+            let Some(Step { what, by_hand, .. }) = self.steps().pop() else { break };
+            if let Err(source) = outcome {
                 failed.push(Failed { what, by_hand, source });
             }
         }
+        failed
+    }
+
+    fn last(&self) -> Option<Option<Act>> {
+        let mut steps = self.steps();
+        let step = steps.last_mut()?;
+        info!(step.what, "undoing");
+        Some(step.act.take())
     }
 
     /// The commands that do by hand what is still on the list, in the order in which they are to be given.
     #[must_use]
     pub fn by_hand(&self) -> Vec<String> {
-        let steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.iter().rev().map(|step| step.by_hand.clone()).collect()
+        self.steps().iter().rev().map(|step| step.by_hand.clone()).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::step::{cargo, workspace};
 const TOP: [&str; 4] = ["crate::cli", "crate::report", "crate::run", "crate::plan"];
 
 /// A room of the launcher, and what it must not use beside [`TOP`], clap and miette.
-const FORBIDDEN: [(&str, &[&str]); 16] = [
+const FORBIDDEN: [(&str, &[&str]); 17] = [
     ("shim", &["crate::kube", "crate::session", "crate::trap", "crate::child"]),
     ("vif", &["crate::kube", "crate::session", "crate::shim", "crate::trap", "crate::child"]),
     ("trap", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::child"]),
@@ -37,6 +37,7 @@ const FORBIDDEN: [(&str, &[&str]); 16] = [
     ),
     ("pod", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"]),
     ("link", &["crate::kube", "crate::session", "crate::shim", "crate::gate", "crate::pod"]),
+    ("undo", &["crate::kube", "crate::session", "crate::gate"]),
     ("kube", &["crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate", "crate::child"]),
     ("child", &["crate::kube", "crate::session", "crate::shim", "crate::gate"]),
     ("environment", &["crate::kube", "crate::session", "crate::shim", "crate::gate"]),

@@ -206,7 +206,7 @@ pub(super) fn in_own_pod(
     let container = target.container.clone();
     let token = secret.token(session, &container);
     let agent = Agent { pod: pod.to_owned(), container, port: spec::new_port(), token };
-    let made = spec::container(target, &agent, image, program.len());
+    let made = spec::container(target, &agent, image, program.len(), Needs::default());
     (agent, made)
 }
 

@@ -9,7 +9,7 @@ use ::kube::core::{ApiResource, GroupVersionKind};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{ApiError, Cluster, nearest};
+use super::{ApiError, Cluster, nearest, own_pod};
 
 /// Kinds of objects that have pods, or are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,7 +247,7 @@ async fn choose(
     let pods = cluster.call("list", "pods", pods.list(&ListParams::default().labels_from(&selector))).await?;
     let pods = pods.items;
     pods.iter()
-        .filter(|pod| is_usable(pod, false))
+        .filter(|pod| is_usable(pod, false) && !own_pod::is_ours(pod))
         .max_by_key(|pod| prefer(pod))
         .cloned()
         .ok_or_else(|| no_pod(cluster, workload, &pods))
