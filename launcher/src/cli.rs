@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use crate::expose::wanted::{self, Header, Options, Wanted};
 use crate::kube::target::{Kind, Workload};
 use crate::placement::{METHOD, Method};
 use crate::pod::proxy::ProxyAddress;
@@ -60,11 +61,44 @@ pub struct Run {
     pub env_file: Option<PathBuf>,
 
     #[command(flatten)]
+    pub expose: Expose,
+
+    #[command(flatten)]
     pub log: Log,
 
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// What comes to the pod and is for the command.
+#[derive(Debug, Args)]
+pub struct Expose {
+    /// Have what comes to this port of the pods go to the command: a number or a port's name, with the command's own port in
+    /// front if that is another (repeatable)
+    #[arg(long, value_name = "[LOCAL:]REMOTE[/udp]", conflicts_with = "proxy")]
+    pub expose: Vec<Wanted>,
+
+    /// Give the command a copy, and leave it to the app to answer
+    #[arg(long, requires = "expose", conflicts_with_all = ["http_header", "http_path"])]
+    pub mirror: bool,
+
+    /// Take only HTTP requests with this header, and leave the others to the app (repeatable: all must match)
+    #[arg(long, requires = "expose", value_name = "NAME=VALUE")]
+    pub http_header: Vec<Header>,
+
+    /// Take only HTTP requests whose path begins with this, and leave the others to the app
+    #[arg(long, requires = "expose", value_name = "PREFIX", value_parser = wanted::path_prefix)]
+    pub http_path: Option<String>,
+}
+
+impl Expose {
+    /// What the user wants; [`None`] if nothing is to be exposed.
+    #[must_use]
+    pub fn options(&self) -> Option<Options> {
+        let Self { expose, mirror, http_header, http_path } = self;
+        Options::new(expose.clone(), *mirror, http_header.clone(), http_path.clone())
+    }
 }
 
 /// `tp agent`.
@@ -200,6 +234,26 @@ mod tests {
         };
         assert_eq!((run.local.len(), run.only.len()), (2, 1));
         assert!(parse("tp run -d web --local db:0 -- env").is_err());
+    }
+
+    #[test]
+    fn options_about_what_is_exposed_want_something_exposed() {
+        for line in
+            ["--expose 8080 --mirror", "--expose 80:http --expose 53/udp", "--expose 80 --http-path /x"]
+        {
+            let line = format!("tp run -d web {line} -- env");
+            let Action::Run(run) = parse(&line).unwrap().command else { panic!("not a run") };
+            assert!(run.expose.options().is_some());
+        }
+        for line in [
+            "tp run -d web --mirror -- env",
+            "tp run -d web --http-header a=b -- env",
+            "tp run -d web --expose 80 --mirror --http-header a=b -- env",
+            "tp run -d web --expose 0 -- env",
+            "tp run --proxy socks5://h:1 --expose 80 -- env",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

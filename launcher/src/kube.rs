@@ -8,6 +8,7 @@ pub mod agent;
 pub mod config;
 pub mod forward;
 pub mod own_pod;
+pub mod pods;
 pub mod target;
 
 use std::collections::BTreeSet;

@@ -9,6 +9,7 @@ pub mod child;
 pub mod cli;
 pub mod doctor;
 pub mod environment;
+pub mod expose;
 pub mod flows;
 pub mod gate;
 pub mod installed;

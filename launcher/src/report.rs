@@ -3,9 +3,12 @@
 //! The only place that prints an error. Hints come from the kind of a failure, never from its text. One exception is
 //! read closely: what the API server itself says is shown, not judged.
 
+mod expose;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use crate::expose::ExposeError;
 use crate::gate::ParkError;
 use crate::kube::ApiError;
 use crate::kube::agent::{AgentError, SecretError};
@@ -51,6 +54,9 @@ pub enum Failure {
     /// No session.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// No port of the pod.
+    #[error(transparent)]
+    Expose(#[from] ExposeError),
     /// No SOCKS5 server.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -189,7 +195,8 @@ fn code(failure: &Failure) -> &'static str {
         }
         Failure::Placement(PlacementError::Method { .. }) => "tp::method",
         Failure::Placement(_) => "tp::command::refused",
-        Failure::Session(error) => session_code(error),
+        Failure::Session(error) | Failure::Expose(ExposeError::Session(error)) => session_code(error),
+        Failure::Expose(error) => expose::code(error),
         Failure::Proxy(_) => "tp::proxy",
         Failure::Park(_) | Failure::Listener(_) | Failure::Folder { .. } | Failure::SetUp(_) => "tp::setup",
         Failure::EnvFile { .. } | Failure::LogFile { .. } | Failure::Output(_) => "tp::file",
@@ -231,7 +238,10 @@ fn help(failure: &Failure) -> Option<String> {
             "check the file's permissions (`ls -l`), or run it by its interpreter".to_owned()
         }
         Failure::Placement(error) => placement_help(error),
-        Failure::Session(error) => return session_help(error),
+        Failure::Session(error) | Failure::Expose(ExposeError::Session(error)) => {
+            return session_help(error);
+        }
+        Failure::Expose(error) => return expose::help(error),
         Failure::Proxy(ProxyError::Unreachable { .. }) => {
             "check that the server runs and the address".to_owned()
         }

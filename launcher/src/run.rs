@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use crate::child::{self, Signals};
 use crate::cli;
 use crate::environment::{self, Environment};
+use crate::expose::{self, Exposing, Origin};
 use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
@@ -80,7 +81,8 @@ async fn take_back(undo: &Undo, signals: &mut Signals) {
 async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>) -> Result<u8, Failure> {
     let (program, arguments) = options.command.split_first().ok_or(Failure::NoCommand)?;
     let (path, judged) = method::find(program)?;
-    let method = options.method;
+    let expose = options.expose.options();
+    let method = expose::method(options.method, expose.as_ref())?;
     let installed = Installed::find()?;
     let shim = installed.shim()?;
     placement::check(method, judged.clone(), &installed.inside()).await?;
@@ -91,7 +93,9 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
     };
     spinner.finish_and_clear();
-    let side = opened?;
+    let mut side = opened?;
+    let exposing = side.exposing.take();
+    let method = exposing.as_ref().map_or(Ok(method), |exposing| exposing.method(method))?;
     let mut files_rx = side.files_rx;
     let files = files_rx.borrow_and_update().clone();
     if let Some(files) = &files {
@@ -127,6 +131,10 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let place = placement.place(&path, judged).await?;
     let answers = Arc::new(Answers { services, placement, shim: shim.clone() });
     let server = Server::start(folder.path(), Arc::clone(&answers)).map_err(Failure::Listener)?;
+    if let Some(exposing) = &exposing {
+        let answers = Arc::clone(&answers);
+        exposing.program().may_be_inside(move || answers.placement.vif().cloned());
+    }
 
     let mut command = match place {
         Place::Shim => Command::new(&path),
@@ -148,6 +156,9 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         ended = child::run(command, signals) => ended,
         never = follow(files_rx, folder.path(), &answers.placement) => match never {},
     };
+    if let Some(exposing) = exposing {
+        exposing.end().await;
+    }
     let vif = async {
         if let Some(vif) = answers.placement.vif() {
             vif.drain(DRAIN_LIMIT).await;
@@ -168,6 +179,7 @@ struct Side {
     environment: Environment,
     files_rx: watch::Receiver<Option<Files>>,
     session: Option<Session>,
+    exposing: Option<Exposing>,
 }
 
 async fn open(
@@ -184,6 +196,7 @@ async fn open(
             environment: Environment::default(),
             files_rx: watch::channel(None).1,
             session: None,
+            exposing: None,
         });
     }
     let progress = |step: String| {
@@ -198,7 +211,15 @@ async fn open(
     if files_rx.borrow().is_none() {
         info!("the agent is of an older version: programs read the laptop's own resolv.conf and hosts");
     }
-    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files_rx, session: Some(session) })
+    let exposing = match options.expose.options() {
+        Some(wanted) => {
+            progress("taking the ports".to_owned());
+            let origin = origin(&session, session_options(&options.place, installed, undo)?);
+            Some(Exposing::open(wanted, origin).await?)
+        }
+        None => None,
+    };
+    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files_rx, session: Some(session), exposing })
 }
 
 /// Has the files of the pod at hand: the next one's are others.
@@ -217,6 +238,17 @@ async fn follow(
         }
     }
     std::future::pending().await
+}
+
+/// Whose ports are exposed: those of the session's workload.
+fn origin(session: &Session, options: session::Options) -> Origin {
+    Origin {
+        cluster: session.cluster.clone(),
+        secret: session.secret.clone(),
+        image: options.image,
+        workload: options.workload,
+        container: options.container,
+    }
 }
 
 fn session_options(

@@ -9,6 +9,8 @@
 //! An agent's container needs no undoing: it ends by itself (see [`agent`]). What does is noted in [`Undo`]. Dropping a
 //! session ends its link.
 
+pub(crate) mod link;
+
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -16,8 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socks_proxy::files::Files;
-use socks_proxy::link::{self, LinkError};
-use socks_proxy::mux::{self, Opener};
+use socks_proxy::mux::Opener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
@@ -25,12 +26,10 @@ use tracing::{debug, info, warn};
 use crate::kube::agent::{self, Agent, AgentError, Image, Needs, Secret, SecretError, Stage};
 use crate::kube::config::ConfigError;
 use crate::kube::target::{self, Target, TargetError, Workload};
-use crate::kube::{ApiError, Cluster, forward};
+use crate::kube::{ApiError, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
 use crate::undo::Undo;
 
-/// How long the first answer over a new link may take.
-const LINK_LIMIT: Duration = Duration::from_secs(8);
 /// How long an agent that another run started is waited for, and how often it is tried. Starting takes a fifth of a
 /// second.
 const STARTING_LIMIT: Duration = Duration::from_secs(3);
@@ -110,6 +109,10 @@ pub struct Session {
     pub agent: Agent,
     /// The container that the program stands for.
     pub container: String,
+    /// Where the pod is, and how agents are made there.
+    pub cluster: Cluster,
+    /// What this user's agents are known by.
+    pub secret: Secret,
     /// The environment as the kubelet resolved it for the agent.
     pub environ: Vec<u8>,
     /// session --the pod's resolv.conf and hosts, after each link; none of an agent older than that question--> run
@@ -138,7 +141,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
             Secret::passing()?
         }
     };
-    let maker = Maker { cluster, secret, options };
+    let maker = Maker { cluster: cluster.clone(), secret: secret.clone(), options };
     let made = maker.make(progress).await?;
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.addresses);
@@ -148,6 +151,8 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
         container: made.container,
+        cluster,
+        secret,
         environ: made.up.environ,
         files_rx,
         keeper,
@@ -247,31 +252,11 @@ impl Maker {
         }
     }
 
-    /// Opens the link to an agent and asks for its environment and files at once, which is the proof that all of it works.
+    /// Opens the link to an agent and asks for its environment and files at once.
     async fn link(&self, agent: &Agent) -> Result<Up, SessionError> {
-        let forward = forward::open(&self.cluster, &agent.pod, agent.port).await?;
-        let (opener, _arrivals, driver) = mux::client(link::connect(forward, &agent.token));
-        let mut driver = tokio::spawn(driver);
-        let asked = async { tokio::try_join!(environ(&opener), files(&opener)) };
-        let asked = tokio::time::timeout(LINK_LIMIT, asked).await;
-        let error = match asked {
-            Ok(Ok((environ, files))) => return Ok(Up { opener, driver, environ, files }),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
-        };
-        // The stream's error says that the link ended; the link's own says why.
-        let of_link = tokio::time::timeout(Duration::from_millis(100), &mut driver).await;
-        driver.abort();
-        let error = match of_link {
-            Ok(Ok(Err(error))) => error,
-            _ => error,
-        };
-        let (pod, container) = (agent.pod.clone(), agent.container.clone());
-        let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<LinkError>());
-        Err(match refused {
-            Some(LinkError::Refused) => SessionError::Refused { pod, container },
-            _ => SessionError::Link { pod, container, source: error },
-        })
+        let ask = async |opener| tokio::try_join!(environ(&opener), files(&opener));
+        let (link, (environ, files)) = link::open(&self.cluster, agent, ask).await?;
+        Ok(Up { opener: link.opener, driver: link.driver, environ, files })
     }
 }
 
@@ -303,7 +288,7 @@ async fn keep(
 }
 
 /// Tells the user while the command runs: why its connections broke is nowhere else to be seen.
-fn tell(what: std::fmt::Arguments<'_>) {
+pub(crate) fn tell(what: std::fmt::Arguments<'_>) {
     // Nobody may read standard error any more (`2>&1 | head`), and the link is needed all the same.
     let _ = writeln!(io::stderr(), "tp: {what}");
 }

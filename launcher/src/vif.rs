@@ -26,6 +26,7 @@
 //! The run: [`Vif::drain`], then [`Vif::end`]. The holder, killed: all tasks here end, connections are reset, and
 //! with our sockets the gateway goes, so that programs have no network. The launcher, killed: see the holder.
 
+mod arrivals;
 mod connections;
 mod datagrams;
 mod diagnose;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ::kube::api::{Api, DynamicObject, ListParams};
-use ::kube::core::{ApiResource, GroupVersionKind};
+use ::kube::core::{ApiResource, GroupVersionKind, Selector};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -230,19 +230,7 @@ async fn choose(
     workload: &Workload,
     prefer: impl Fn(&Pod) -> u8,
 ) -> Result<Pod, TargetError> {
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &workload.kind.api_resource());
-    let object = match cluster.call("get", workload.kind.resource(), api.get(&workload.name)).await {
-        Err(ApiError::NotFound { .. }) => return Err(missing(cluster, workload).await),
-        other => other?,
-    };
-    let selector = object
-        .data
-        .pointer("/spec/selector")
-        .and_then(|selector| serde_json::from_value::<LabelSelector>(selector.clone()).ok())
-        .and_then(|selector| ::kube::core::Selector::try_from(selector).ok())
-        .filter(|selector| !selector.selects_all())
-        .ok_or_else(|| TargetError::NoSelector { workload: workload.clone() })?;
+    let selector = selector(cluster, workload).await?;
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let pods = cluster.call("list", "pods", pods.list(&ListParams::default().labels_from(&selector))).await?;
     let pods = pods.items;
@@ -253,8 +241,25 @@ async fn choose(
         .ok_or_else(|| no_pod(cluster, workload, &pods))
 }
 
+/// What the workload knows its pods by.
+pub(super) async fn selector(cluster: &Cluster, workload: &Workload) -> Result<Selector, TargetError> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &workload.kind.api_resource());
+    let object = match cluster.call("get", workload.kind.resource(), api.get(&workload.name)).await {
+        Err(ApiError::NotFound { .. }) => return Err(missing(cluster, workload).await),
+        other => other?,
+    };
+    object
+        .data
+        .pointer("/spec/selector")
+        .and_then(|selector| serde_json::from_value::<LabelSelector>(selector.clone()).ok())
+        .and_then(|selector| Selector::try_from(selector).ok())
+        .filter(|selector| !selector.selects_all())
+        .ok_or_else(|| TargetError::NoSelector { workload: workload.clone() })
+}
+
 /// Running, not on its way out, and ready; a pod that was named itself need not be ready: its network is there.
-fn is_usable(pod: &Pod, named: bool) -> bool {
+pub(super) fn is_usable(pod: &Pod, named: bool) -> bool {
     let status = pod.status.as_ref();
     let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let ready = status
@@ -263,8 +268,12 @@ fn is_usable(pod: &Pod, named: bool) -> bool {
     running && pod.metadata.deletion_timestamp.is_none() && (named || ready)
 }
 
-fn no_pod(cluster: &Cluster, workload: &Workload, pods: &[Pod]) -> TargetError {
-    let pods = pods.iter().take(5).map(describe).collect();
+pub(super) fn no_pod<'a>(
+    cluster: &Cluster,
+    workload: &Workload,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> TargetError {
+    let pods = pods.into_iter().take(5).map(describe).collect();
     TargetError::NoPod { workload: workload.clone(), namespace: cluster.namespace.clone(), pods }
 }
 
@@ -291,7 +300,7 @@ fn describe(pod: &Pod) -> String {
 }
 
 /// As kubectl chooses it: the one asked for, the one that the annotation names, the first.
-fn choose_container(pod: &Pod, wanted: Option<&str>) -> Result<String, TargetError> {
+pub(super) fn choose_container(pod: &Pod, wanted: Option<&str>) -> Result<String, TargetError> {
     let names: Vec<String> =
         pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone()).collect();
     let annotated = pod

@@ -123,6 +123,18 @@ pub async fn files(opener: &Opener) -> std::io::Result<Option<Files>> {
     Files::decode(&bytes).map(Some).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
 }
 
+/// A stream on which a port of the pod can be exposed ([`socks_proxy::expose::wire`]).
+///
+/// # Errors
+/// As for [`environ`].
+pub async fn expose(opener: &Opener) -> std::io::Result<Conversation<MuxStream>> {
+    let (reply, stream) = ask(opener, &Request::bare(Command::Expose)).await?;
+    match reply.code {
+        0 => Ok(stream),
+        code => Err(std::io::Error::other(format!("the agent answered {code} to EXPOSE"))),
+    }
+}
+
 impl Pod for AgentPod {
     fn dial(&self, target: SocketAddr) -> BoxFuture<'_, Result<Stream, DialError>> {
         async move {

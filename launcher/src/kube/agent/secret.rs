@@ -17,6 +17,7 @@ const LENGTH: usize = 32;
 const REVISION: u8 = 4;
 
 /// The secret of this user on this machine.
+#[derive(Clone)]
 pub struct Secret([u8; LENGTH]);
 
 /// Why there is no secret.
