@@ -1,10 +1,11 @@
 //! What a private network and a filter cost, beside their peers and beside the shim; all by turns in one run.
 //!
 //! - *stream*: one TCP stream from a program to a service on the laptop, and back. What stands between:
-//!   *nothing* is the kernel's loopback; *vif* is the launcher, which carries it to an address that is kept local, or,
-//!   as one of the pod's, to a SOCKS5 server; *slirp4netns*, *pasta* and *smoltcp* have a TCP stack of their own and
-//!   carry it to the laptop's loopback. All have the largest segments that they can. The service reads and makes bytes
-//!   without touching them, so that it is what stands between that is measured.
+//!   *nothing* is the kernel's loopback; *vif* is the launcher, where it ends, or which carries it to an address that is
+//!   kept local, or, as one of the pod's, to a SOCKS5 server; *slirp4netns*, *pasta* and *smoltcp* have a TCP stack of
+//!   their own and carry it to the laptop's loopback; in *smoltcp* it may end, too. All have the largest segments that
+//!   they can. The service reads and makes bytes without touching them, so that it is what stands between that is
+//!   measured.
 //! - *connect*: one connect() by the same SOCKS5 server.
 //! - *start*: a run of `true` from spawn to wait.
 
@@ -16,7 +17,9 @@ use tp_tests::figures::{goal, said_of};
 use tp_tests::run::Background;
 use tp_tests::{Error, Figures, Laptop, Socks, Target, case, layout, run};
 
+mod service;
 mod smoltcp;
+mod vif;
 
 const ROUNDS: usize = 7;
 /// Gives a stream a second or so.
@@ -25,7 +28,7 @@ const MIB: &str = "1000";
 const FEW_MIB: &str = "200";
 const CONNECTS: &str = "1000";
 const SOCKS_PORT: u16 = 21081;
-const VIF: &str = "vif, kept local";
+const VIF: &str = "vif, up to the launcher";
 const UNSHARE: &str = "unshare -Urn true";
 const METHODS: [&str; 3] = ["shim", "vif", "trap"];
 /// A peer that stalls has failed.
@@ -46,10 +49,10 @@ read -n 1 -u 5; echo >&7; cat <&6; kill $!";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((first, rest)) = words.split_first()
-        && first == "smoltcp"
-    {
-        return smoltcp::main(rest);
+    match words.split_first() {
+        Some((first, rest)) if first == "smoltcp" => return smoltcp::main(rest),
+        Some((first, rest)) if first == "vif" => return vif::main(rest),
+        _ => {}
     }
     match measure() {
         Ok(true) => ExitCode::SUCCESS,
@@ -66,7 +69,8 @@ fn measure() -> Result<bool, Error> {
     let laptop = target.laptop("the price of private networks")?;
     let folder = case::Folder::new(laptop);
     let socks = Socks::start(laptop, SOCKS_PORT)?;
-    let bench = Bench { target: &target, laptop, programs: Programs::make(&folder)?, socks };
+    let inside = laptop.prefix().join("lib/tp/tp-inside");
+    let bench = Bench { target: &target, laptop, programs: Programs::make(&folder)?, inside, socks };
     let reached = [bench.streams()?, bench.connect()?, bench.start()?];
     Ok(reached.into_iter().all(|reached| reached))
 }
@@ -75,6 +79,8 @@ struct Bench<'a> {
     target: &'a Target,
     laptop: &'a Laptop,
     programs: Programs,
+    /// The installed `tp-inside`.
+    inside: PathBuf,
     socks: Socks,
 }
 
@@ -161,6 +167,13 @@ impl Bench<'_> {
             command.args([STREAM_LIMIT, "bash", "-c", SLIRP, "slirp"]).arg(&self.programs.bulk).args(words);
             Ok(command)
         };
+        // Words of `bulk` whose address and port are nobody's.
+        let vif = move |words: &[&str]| {
+            let mut command = self.laptop.command(&self.programs.own)?;
+            command.arg("vif").arg(&self.inside).arg(&self.programs.bulk);
+            command.args(words.iter().take(1).chain(words.last()));
+            Ok(command)
+        };
         let tun = move |words: &[&str]| {
             let mut command = self.laptop.command("timeout")?;
             command.arg(STREAM_LIMIT).arg(&self.programs.own).arg("smoltcp").arg(&self.programs.bulk);
@@ -171,7 +184,8 @@ impl Bench<'_> {
         let way = |row, is_peer, mib, address, command| Way { row, is_peer, mib, command, address };
         vec![
             way("nothing", false, MIB, layout::LAPTOP_V4, Box::new(nothing)),
-            way(VIF, false, MIB, layout::LAPTOP_V4, Box::new(by_tp("vif", keep))),
+            way(VIF, false, MIB, layout::LAPTOP_V4, Box::new(vif)),
+            way("vif, kept local", false, MIB, layout::LAPTOP_V4, Box::new(by_tp("vif", keep))),
             way("vif, SOCKS5", false, FEW_MIB, layout::LAPTOP_V4, Box::new(by_tp("vif", &[]))),
             way("trap, SOCKS5", false, FEW_MIB, layout::LAPTOP_V4, Box::new(by_tp("trap", &[]))),
             way("shim, SOCKS5", false, FEW_MIB, layout::LAPTOP_V4, Box::new(by_tp("shim", &[]))),
@@ -179,6 +193,7 @@ impl Bench<'_> {
             // The gateway's address is the laptop's loopback there. More, and this Debian's pasta may stall.
             way("pasta", true, FEW_MIB, layout::GATEWAY_V4, Box::new(by_pasta("none"))),
             way("pasta, loopback by splice", false, MIB, "127.0.0.1", Box::new(by_pasta(loopback_port))),
+            way("TUN and smoltcp, up to there", true, MIB, "-", Box::new(tun)),
             way("TUN and smoltcp", true, MIB, "127.0.0.1", Box::new(tun)),
         ]
     }

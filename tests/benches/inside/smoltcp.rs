@@ -2,10 +2,10 @@
 //!
 //! `smoltcp BULK up|down ADDRESS PORT MIB` connects to the service, goes into a user and network namespace of its own,
 //! runs `bulk` there against the device's other end, and carries the one stream to the service: what a launcher would
-//! do, with nothing else that it would have to do.
+//! do, with nothing else that it would have to do. With `-` for the address the stream ends here, in memory.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::process::{Child, Command, ExitCode};
@@ -18,6 +18,8 @@ use smoltcp::phy::{Medium, TunTapInterface};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+
+use super::service::Service;
 
 const DEVICE: &str = "tun0";
 /// Of the namespace, so that it is nobody's.
@@ -46,10 +48,15 @@ fn run(words: &[String]) -> io::Result<bool> {
     let [bulk, direction, address, port, mib] = words else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let service = TcpStream::connect(format!("{address}:{port}"))?;
-    service.set_nonblocking(true)?;
+    let far = if address == "-" {
+        Far::Here(Service::default())
+    } else {
+        let service = TcpStream::connect(format!("{address}:{port}"))?;
+        service.set_nonblocking(true)?;
+        Far::Service(service)
+    };
     make_namespace()?;
-    let mut stack = Stack::new(service)?;
+    let mut stack = Stack::new(far)?;
     let mut program =
         Command::new(bulk).args([direction, &OWN.to_string(), &PORT.to_string(), mib]).spawn()?;
     stack.carry(&mut program)
@@ -73,8 +80,36 @@ fn make_namespace() -> io::Result<()> {
     Ok(())
 }
 
+/// Where the stream goes.
+enum Far {
+    Service(TcpStream),
+    Here(Service),
+}
+
+impl Read for Far {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Service(service) => service.read(room),
+            Self::Here(service) => service.give(room.len()).ok_or_else(|| io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Far {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Service(service) => service.write(bytes),
+            Self::Here(service) => Ok(service.take(bytes)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Stack {
-    service: TcpStream,
+    far: Far,
     device: TunTapInterface,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -82,7 +117,7 @@ struct Stack {
 }
 
 impl Stack {
-    fn new(service: TcpStream) -> io::Result<Self> {
+    fn new(far: Far) -> io::Result<Self> {
         let mut device = TunTapInterface::new(DEVICE, Medium::Ip)?;
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, Instant::now());
         let own = IpCidr::new(IpAddress::from(OWN), 24);
@@ -93,7 +128,7 @@ impl Stack {
         socket.listen(PORT).map_err(|error| io::Error::other(error.to_string()))?;
         let mut sockets = SocketSet::new([]);
         let handle = sockets.add(socket);
-        Ok(Self { service, device, interface, sockets, handle })
+        Ok(Self { far, device, interface, sockets, handle })
     }
 
     /// Carries until the program ends; whether it succeeded.
@@ -117,9 +152,9 @@ impl Stack {
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
         let mut wants = PollFlags::empty();
         let mut moved = false;
-        let mut service = &self.service;
+        let far = &mut self.far;
         while socket.can_recv() {
-            let written = socket.recv(|bytes| match service.write(bytes) {
+            let written = socket.recv(|bytes| match far.write(bytes) {
                 Ok(length) => (length, Ok(length)),
                 Err(error) => (0, Err(error)),
             });
@@ -133,12 +168,14 @@ impl Stack {
                 Err(_no_more) => break,
             }
         }
-        if socket.state() == tcp::State::CloseWait {
+        if socket.state() == tcp::State::CloseWait
+            && let Far::Service(service) = far
+        {
             // Again and again, until the program has ended: it is idempotent.
-            let _ = self.service.shutdown(Shutdown::Write);
+            let _ = service.shutdown(Shutdown::Write);
         }
         while socket.can_send() {
-            let read = socket.send(|room| match service.read(room) {
+            let read = socket.send(|room| match far.read(room) {
                 Ok(length) => (length, Ok(length)),
                 Err(error) => (0, Err(error)),
             });
@@ -164,7 +201,11 @@ impl Stack {
             .map_or(LOOK, |delay| u16::try_from(delay.total_millis()).map_or(LOOK, |delay| delay.min(LOOK)));
         // SAFETY: the device keeps its descriptor open for as long as it lives, which is longer than this call.
         let device = unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) };
-        let mut both = [PollFd::new(device, PollFlags::POLLIN), PollFd::new(self.service.as_fd(), wants)];
-        Ok(poll(&mut both, PollTimeout::from(limit))?)
+        let device = PollFd::new(device, PollFlags::POLLIN);
+        let limit = PollTimeout::from(limit);
+        Ok(match &self.far {
+            Far::Service(service) => poll(&mut [device, PollFd::new(service.as_fd(), wants)], limit)?,
+            Far::Here(_) => poll(&mut [device], limit)?,
+        })
     }
 }
