@@ -115,7 +115,7 @@ fn a_start_instead_fails_as_any_start() {
     launcher.enter(&program, Path::new("/nowhere/at-all"));
     for variant in BY_PATH.iter().chain(BY_NAME) {
         let output = starting(&launcher, &program, variant, &program).output().unwrap();
-        assert_eq!(output.status.code(), Some(nix::libc::ENOENT), "{variant}");
+        assert_eq!(output.status.code(), Some(libc::ENOENT), "{variant}");
     }
     let said = launcher.python(&format!(
         "import os
@@ -152,7 +152,7 @@ fn a_start_that_libc_may_not_have_is_asked_about_or_not_there() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
         Some(0) => assert!(said.contains("LD_PRELOAD=") && said.contains("A=1"), "{said}"),
-        code => assert_eq!(code, Some(nix::libc::ENOSYS), "{said}"),
+        code => assert_eq!(code, Some(libc::ENOSYS), "{said}"),
     }
     launcher.forbid(&program, EACCES);
     assert_eq!(run().status.code(), Some(EACCES));
@@ -164,7 +164,7 @@ fn what_cannot_be_asked_about_is_not_started() {
     let launcher = FakeLauncher::start();
     let program = launcher.build("exec");
     let output = starting(&launcher, &program, "execve full", &program).output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(nix::libc::EMFILE), &b""[..]));
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(libc::EMFILE), &b""[..]));
     assert_eq!(launcher.asked(), []);
 }
 
