@@ -24,6 +24,8 @@ pub mod relay;
 #[cfg(feature = "agent")]
 pub mod resolve;
 #[cfg(feature = "agent")]
+pub mod route;
+#[cfg(feature = "agent")]
 pub mod serve;
 #[cfg(feature = "settings")]
 pub mod settings;
