@@ -5,8 +5,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::builder::PossibleValue;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use glob::Pattern;
 
+use crate::environment::Setting;
+use crate::environment::syntax::Syntax;
 use crate::expose::wanted::{self, Header, Options, Wanted};
 use crate::kube::target::{Kind, Workload};
 use crate::placement::{METHOD, Method};
@@ -29,6 +33,8 @@ pub enum Action {
     Run(Box<Run>),
     /// Make sure that a pod has an agent, and print how other SOCKS5 clients can use it
     Agent(Box<Agent>),
+    /// Print the environment of a pod's container
+    Env(Box<Env>),
     /// Say what this machine allows, which methods of `tp run` work on it, and what to do about the others
     Doctor(Doctor),
 }
@@ -41,7 +47,7 @@ pub struct Run {
     pub place: Place,
 
     /// Use this SOCKS5 server instead of a cluster
-    #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", conflicts_with_all = ["context", "namespace", "container", "env_file"])]
+    #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", conflicts_with_all = ["context", "namespace", "container", "env_file", "env_json", "env_exclude"])]
     pub proxy: Option<ProxyAddress>,
 
     /// Keep this on the laptop: NAME, *.DOMAIN, ADDRESS or CIDR, each with :PORT if need be (repeatable)
@@ -56,9 +62,11 @@ pub struct Run {
     #[arg(long, value_enum, value_name = "METHOD", env = METHOD, default_value_t = Method::Auto)]
     pub method: Method,
 
-    /// Write the pod's environment to this file too, in dotenv syntax
-    #[arg(long, value_name = "FILE")]
-    pub env_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: EnvFiles,
+
+    #[command(flatten)]
+    pub changes: EnvChanges,
 
     #[command(flatten)]
     pub expose: Expose,
@@ -114,6 +122,68 @@ pub struct Agent {
     /// Print the token, which lets whoever has it use the pod's network
     #[arg(long)]
     pub show_token: bool,
+}
+
+/// `tp env`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["deployment", "pod", "statefulset", "target"]))]
+pub struct Env {
+    #[command(flatten)]
+    pub place: Place,
+
+    /// The syntax of it
+    #[arg(long, value_enum, value_name = "SYNTAX", default_value = "dotenv")]
+    pub format: Syntax,
+
+    /// Print what comes from Secrets, too
+    #[arg(long)]
+    pub show_secrets: bool,
+
+    #[command(flatten)]
+    pub changes: EnvChanges,
+
+    #[command(flatten)]
+    pub log: Log,
+}
+
+impl ValueEnum for Syntax {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let readers = match self {
+            Self::Dotenv => "for dotenv libraries and Docker Compose",
+            Self::Json => "an object of strings",
+            Self::Shell => "for `source` and `eval`",
+            Self::Docker => "for `docker run --env-file`; no values of several lines",
+        };
+        Some(PossibleValue::new(self.name()).help(readers))
+    }
+}
+
+/// Where the environment is written to as well.
+#[derive(Debug, Args)]
+pub struct EnvFiles {
+    /// Write the pod's environment to this file too, in dotenv syntax
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+
+    /// Write the pod's environment to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub env_json: Option<PathBuf>,
+}
+
+/// What is otherwise than in the pod.
+#[derive(Debug, Args)]
+pub struct EnvChanges {
+    /// Set this variable, whatever the pod's is (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<Setting>,
+
+    /// Leave the pod's variables out whose names match this, with `*`, `?` and `[…]` (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub env_exclude: Vec<Pattern>,
 }
 
 /// `tp doctor`.
@@ -253,6 +323,14 @@ mod tests {
             "tp run --proxy socks5://h:1 --expose 80 -- env",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn variables_and_patterns_are_checked_before_anything_is_made() {
+        assert!(parse("tp run -d web --env A=b=c --env B= --env-exclude *_KEY -- env").is_ok());
+        for option in ["--env A", "--env =b", "--env-exclude a["] {
+            assert!(parse(&format!("tp run -d web {option} -- env")).is_err(), "{option}");
         }
     }
 

@@ -2,14 +2,20 @@
 //!
 //! What the pod's specification sets is what the program is run for. What describes the laptop (where programs and
 //! the home folder are, the terminal, the session) stays, or nothing would start. What would reach into the loader
-//! or into tp itself is never taken.
+//! or into tp itself is never taken. What the user sets for this one run comes last and may be anything.
+//!
+//! Values may be passwords: they go to the program and to files that the user asks for, and are never logged.
+
+pub mod file;
+pub mod syntax;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::str::FromStr;
+
+use glob::Pattern;
 
 /// Variables of the laptop that the pod's do not replace.
 const LAPTOPS_OWN: &[&str] = &[
@@ -45,8 +51,46 @@ pub const POD: &str = "TELEPRESENCE_POD";
 pub const CONTAINER: &str = "TELEPRESENCE_CONTAINER";
 
 /// Variables of the pod that the program gets.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<OsString, OsString>);
+
+/// The names alone.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A variable that the user sets: `NAME=VALUE`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Setting {
+    name: String,
+    value: String,
+}
+
+/// The name alone.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Setting").field(&self.name).finish()
+    }
+}
+
+/// Not `NAME=VALUE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not NAME=VALUE")]
+pub struct SettingError;
+
+impl FromStr for Setting {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        let (name, value) = text.split_once('=').ok_or(SettingError)?;
+        if name.is_empty() {
+            return Err(SettingError);
+        }
+        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
+}
 
 impl Environment {
     /// Reads NUL-terminated `NAME=VALUE` strings, as in environ(7), and leaves out what stays the laptop's.
@@ -67,6 +111,23 @@ impl Environment {
         self.0.insert(name.into(), value.into());
     }
 
+    /// Leaves out what matches: the laptop's variable of that name, if there is one, stays.
+    pub fn exclude(&mut self, patterns: &[Pattern]) {
+        self.0.retain(|name, _| !patterns.iter().any(|pattern| pattern.matches(&name.to_string_lossy())));
+    }
+
+    /// Sets what the user wants set, whatever it was.
+    pub fn extend(&mut self, settings: &[Setting]) {
+        for Setting { name, value } in settings {
+            self.set(name, value);
+        }
+    }
+
+    /// Leaves out these variables; gives the names of those that were there.
+    pub fn leave_out(&mut self, names: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+        names.into_iter().filter(|name| self.0.remove(name).is_some()).collect()
+    }
+
     /// A variable's value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<OsString> {
@@ -76,38 +137,6 @@ impl Environment {
     /// The variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
-    }
-
-    /// Writes the variables to a file that only this user can read, as `NAME="VALUE"` lines with the escapes of
-    /// dotenv files and Docker Compose's env_file.
-    ///
-    /// # Errors
-    /// Those of writing the file.
-    pub fn write_dotenv(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut text = Vec::new();
-        for (name, value) in self.iter() {
-            text.extend_from_slice(name.as_bytes());
-            text.extend_from_slice(b"=\"");
-            for byte in value.as_bytes() {
-                match byte {
-                    b'\n' => text.extend_from_slice(b"\\n"),
-                    b'\r' => text.extend_from_slice(b"\\r"),
-                    b'"' | b'\\' | b'$' => text.extend_from_slice(&[b'\\', *byte]),
-                    other => text.push(*other),
-                }
-            }
-            text.extend_from_slice(b"\"\n");
-        }
-        if path.exists() && !path.is_file() {
-            // A pipe or /dev/stdout is written to as it is.
-            return std::fs::OpenOptions::new().write(true).mode(0o600).open(path)?.write_all(&text);
-        }
-        // Whole or not at all, and readable by others at no moment.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&text)?;
-        file.persist(path)?;
-        Ok(())
     }
 }
 
@@ -119,36 +148,40 @@ fn is_taken(name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn environment() -> Environment {
         Environment::from_environ(
-            b"GREETING=hello\0PATH=/pod/bin\0LINES=one\ntwo \"$x\"\0LD_PRELOAD=/x.so\0EMPTY=\0=odd\0junk\0A=b=c\0",
+            b"GREETING=hello\0PATH=/pod/bin\0a.b-c=odd name\0LD_PRELOAD=/x.so\0EMPTY=\0=odd\0junk\0A=b=c\0",
         )
+    }
+
+    fn names(environment: &Environment) -> Vec<&str> {
+        environment.iter().map(|(name, _)| name.to_str().unwrap()).collect()
     }
 
     #[test]
     fn the_pods_variables_are_taken_and_the_laptops_own_stay() {
         let environment = environment();
-        let names: Vec<_> = environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
-        assert_eq!(names, ["A", "EMPTY", "GREETING", "LINES"]);
+        assert_eq!(names(&environment), ["A", "EMPTY", "GREETING", "a.b-c"]);
         assert_eq!(environment.0[OsStr::new("A")], "b=c");
     }
 
     #[test]
-    fn a_file_of_variables_is_private_and_keeps_several_lines_in_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("env");
-        environment().write_dotenv(&path).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "A=\"b=c\"\nEMPTY=\"\"\nGREETING=\"hello\"\nLINES=\"one\\ntwo \\\"\\$x\\\"\"\n");
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    fn what_the_user_sets_comes_last_and_may_be_anything() {
+        let mut environment = environment();
+        let settings = ["PATH=/mine", "A=", "GREETING=a=b"].map(|setting| setting.parse().unwrap());
+        environment.exclude(&["*E*", "a.?-c"].map(|pattern| Pattern::new(pattern).unwrap()));
+        environment.extend(&settings);
+        assert_eq!(names(&environment), ["A", "GREETING", "PATH"]);
+        assert_eq!(environment.get("A").unwrap(), "");
+        assert_eq!(environment.get("GREETING").unwrap(), "a=b");
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_an_error() {
-        assert!(environment().write_dotenv(Path::new("/nowhere/at/all")).is_err());
+    fn no_value_is_ever_in_a_log() {
+        let setting: Setting = "NAME=hello".parse().unwrap();
+        let shown = format!("{:?} {setting:?}", environment());
+        assert!(shown.contains("GREETING") && shown.contains("NAME") && !shown.contains("hello"), "{shown}");
     }
 }

@@ -7,6 +7,7 @@ mod access;
 pub mod agent;
 pub mod config;
 pub mod forward;
+pub mod origin;
 pub mod own_pod;
 pub mod pods;
 pub mod target;

@@ -29,6 +29,7 @@ pub mod scope;
 pub mod services;
 pub mod session;
 pub mod shim;
+pub mod show;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod trap;

@@ -11,6 +11,7 @@ use tp::doctor;
 use tp::nested;
 use tp::report::{FAILED, Failure};
 use tp::run;
+use tp::show;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -42,6 +43,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
     let log = match &cli.command {
         Action::Run(options) => &options.log,
         Action::Agent(options) => &options.log,
+        Action::Env(options) => &options.log,
         Action::Doctor(options) => &options.log,
     };
     set_up_log(log)?;
@@ -57,6 +59,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
         match cli.command {
             Action::Run(options) => run::run(*options, &mut signals).await,
             Action::Agent(options) => run::agent(*options, &mut signals).await,
+            Action::Env(options) => show::env(*options, &mut signals).await,
             Action::Doctor(_) => doctor::doctor().await,
         }
     });

@@ -279,6 +279,9 @@ fn placement_help(error: &PlacementError) -> String {
 /// Where all of it is told.
 const DOCTOR: &str = "`tp doctor` says what each method needs, and what of it there is";
 
+/// The kubelet's reason where a ConfigMap or a Secret, or a key of one, is missing.
+const NOT_CONFIGURED: &str = "CreateContainerConfigError";
+
 fn session_help(error: &SessionError) -> Option<String> {
     Some(match error {
         SessionError::Config(error) => return config_help(error),
@@ -289,6 +292,11 @@ fn session_help(error: &SessionError) -> Option<String> {
         SessionError::Agent(AgentError::NoProgram { .. }) => {
             "install tp again, with bin/ and lib/ side by side, or name an image that has the agent in it with \
              --agent-image"
+                .to_owned()
+        }
+        SessionError::Agent(AgentError::CannotStart { reason, .. }) if reason == NOT_CONFIGURED => {
+            "the agent has the environment of the target's container: what that names must be there, or be marked \
+             `optional: true`; --container names another one"
                 .to_owned()
         }
         SessionError::Agent(AgentError::CannotStart { image, .. }) => format!(

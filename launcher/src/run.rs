@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::child::{self, Signals};
 use crate::cli;
+use crate::environment::syntax::{Syntax, Written};
 use crate::environment::{self, Environment};
 use crate::expose::{self, Exposing, Origin};
 use crate::flows::Flows;
@@ -63,7 +64,7 @@ pub async fn run(options: cli::Run, signals: &mut Signals) -> Result<u8, Failure
 }
 
 /// Gives the cluster back what was changed in it, whatever way the run ended. Whoever is in a hurry is asked twice.
-async fn take_back(undo: &Undo, signals: &mut Signals) {
+pub async fn take_back(undo: &Undo, signals: &mut Signals) {
     if undo.is_empty() {
         return;
     }
@@ -102,11 +103,7 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         resolver::write(folder.path(), files)
             .map_err(|source| Failure::Folder { path: folder.path().to_owned(), source })?;
     }
-    if let Some(file) = &options.env_file {
-        side.environment
-            .write_dotenv(file)
-            .map_err(|source| Failure::EnvFile { path: file.clone(), source })?;
-    }
+    write_environment(&options.files, &side.environment)?;
     let scope = Arc::new(Scope::new(options.local, options.only));
     let names = Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope)));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
@@ -145,7 +142,9 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     command.env(env::SOCKET, server.path()).env_remove(METHOD);
     match place {
         Place::Shim => {
-            command.env(env::LD_PRELOAD, with_preload(&shim, std::env::var_os(env::LD_PRELOAD)));
+            let existing =
+                side.environment.get(env::LD_PRELOAD).or_else(|| std::env::var_os(env::LD_PRELOAD));
+            command.env(env::LD_PRELOAD, with_preload(&shim, existing));
             command.env(env::SHIM, &shim).env(env::GATE, format!("{},{}", ports.0, ports.1));
         }
         Place::Inside => {
@@ -191,9 +190,11 @@ async fn open(
     if let Some(proxy) = &options.proxy {
         spinner.set_message(format!("connecting to {proxy}"));
         let pod = ProxyPod::connect(proxy.clone()).await?;
+        let mut environment = Environment::default();
+        environment.extend(&options.changes.env);
         return Ok(Side {
             pod: Arc::new(pod),
-            environment: Environment::default(),
+            environment,
             files_rx: watch::channel(None).1,
             session: None,
             exposing: None,
@@ -204,9 +205,9 @@ async fn open(
         spinner.set_message(step);
     };
     let session = session::open(session_options(&options.place, installed, undo)?, &progress).await?;
-    let mut environment = Environment::from_environ(&session.environ);
-    environment.set(environment::POD, &session.agent.pod);
-    environment.set(environment::CONTAINER, &session.container);
+    let mut environment = environment(&session);
+    environment.exclude(&options.changes.env_exclude);
+    environment.extend(&options.changes.env);
     let files_rx = session.files_rx.clone();
     if files_rx.borrow().is_none() {
         info!("the agent is of an older version: programs read the laptop's own resolv.conf and hosts");
@@ -220,6 +221,34 @@ async fn open(
         None => None,
     };
     Ok(Side { pod: Arc::new(session.pod.clone()), environment, files_rx, session: Some(session), exposing })
+}
+
+/// The variables of the pod's container, and which container that is.
+#[must_use]
+pub fn environment(session: &Session) -> Environment {
+    let mut environment = Environment::from_environ(&session.environ);
+    environment.set(environment::POD, &session.agent.pod);
+    environment.set(environment::CONTAINER, &session.target.container);
+    environment
+}
+
+fn write_environment(files: &cli::EnvFiles, environment: &Environment) -> Result<(), Failure> {
+    for (path, syntax) in [(&files.env_file, Syntax::Dotenv), (&files.env_json, Syntax::Json)] {
+        let Some(path) = path else { continue };
+        let written = syntax.write(environment.iter());
+        tell_left_out(&written);
+        let failed = |source| Failure::EnvFile { path: path.clone(), source };
+        environment::file::write(path, &written.text).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Names the variables that a syntax could not say.
+pub fn tell_left_out(written: &Written) {
+    for left_out in &written.left_out {
+        // Nobody may read standard error, and the rest is needed all the same.
+        let _ = writeln!(io::stderr(), "tp: {left_out}");
+    }
 }
 
 /// Has the files of the pod at hand: the next one's are others.
@@ -270,28 +299,36 @@ fn session_options(
     })
 }
 
+/// A session without a program. What it makes in the cluster is noted in `undo`, and taken back if it comes to nothing.
+///
+/// # Errors
+/// If there is none, or a signal came first.
+pub async fn session(
+    place: &cli::Place,
+    undo: &Arc<Undo>,
+    signals: &mut Signals,
+) -> Result<Session, Failure> {
+    let installed = Installed::find()?;
+    let spinner = spinner();
+    let progress = |step: String| spinner.set_message(step);
+    let opened = tokio::select! {
+        opened = session::open(session_options(place, &installed, undo)?, &progress) => opened.map_err(Failure::from),
+        signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
+    };
+    spinner.finish_and_clear();
+    if opened.is_err() {
+        take_back(undo, signals).await;
+    }
+    opened
+}
+
 /// `tp agent`: makes sure that there is one, and says how to use it.
 ///
 /// # Errors
 /// If there is none.
 pub async fn agent(options: cli::Agent, signals: &mut Signals) -> Result<u8, Failure> {
-    let installed = Installed::find()?;
-    let spinner = spinner();
-    let progress = |step: String| spinner.set_message(step);
     // A pod of our own is what others are to use: it stays, until its agent ends.
-    let undo = Arc::new(Undo::default());
-    let opened = tokio::select! {
-        opened = session::open(session_options(&options.place, &installed, &undo)?, &progress) => opened.map_err(Failure::from),
-        signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
-    };
-    spinner.finish_and_clear();
-    let session = match opened {
-        Ok(session) => session,
-        Err(failure) => {
-            take_back(&undo, signals).await;
-            return Err(failure);
-        }
-    };
+    let session = session(&options.place, &Arc::new(Undo::default()), signals).await?;
     let agent = &session.agent;
     let mut text =
         format!("pod        {}\ncontainer  {}\nport       {}\n", agent.pod, agent.container, agent.port);

@@ -107,8 +107,8 @@ pub struct Session {
     pub pod: AgentPod,
     /// Where the agent is.
     pub agent: Agent,
-    /// The container that the program stands for.
-    pub container: String,
+    /// The pod and container that the program stands for.
+    pub target: Target,
     /// Where the pod is, and how agents are made there.
     pub cluster: Cluster,
     /// What this user's agents are known by.
@@ -144,13 +144,13 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
     let maker = Maker { cluster: cluster.clone(), secret: secret.clone(), options };
     let made = maker.make(progress).await?;
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
-    let (addresses_tx, addresses_rx) = watch::channel(made.addresses);
+    let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
     let (files_tx, files_rx) = watch::channel(made.up.files);
     let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx));
     Ok(Session {
         pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
-        container: made.container,
+        target: made.target,
         cluster,
         secret,
         environ: made.up.environ,
@@ -167,9 +167,7 @@ struct Maker {
 
 struct Made {
     agent: Agent,
-    container: String,
-    /// The pod's.
-    addresses: Vec<IpAddr>,
+    target: Target,
     up: Up,
 }
 
@@ -208,12 +206,7 @@ impl Maker {
             match linked {
                 Ok(up) => {
                     info!(pod = agent.pod, container = agent.container, "agent found");
-                    return Ok(Made {
-                        agent,
-                        addresses: target.addresses(),
-                        container: target.container,
-                        up,
-                    });
+                    return Ok(Made { agent, target, up });
                 }
                 Err(error @ (SessionError::Api(_) | SessionError::Refused { .. })) => return Err(error),
                 // It may have ended its linger this moment: the pod's status is a second late.
@@ -228,7 +221,7 @@ impl Maker {
         let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image, NEEDS).await?;
         progress(format!("connecting to pod {}", agent.pod));
         let up = self.link(&agent).await?;
-        Ok(Made { agent, addresses: target.addresses(), container: target.container, up })
+        Ok(Made { agent, target, up })
     }
 
     fn has_agent(&self, pod: &k8s_openapi::api::core::v1::Pod, container: Option<&str>) -> bool {
@@ -281,7 +274,7 @@ async fn keep(
         let up = retry(|| maker.make(&|step| debug!(step, "restoring"))).await;
         tell(format_args!("the link is back, to pod {}", up.agent.pod));
         driver = up.up.driver;
-        addresses_tx.send_replace(up.addresses);
+        addresses_tx.send_replace(up.target.addresses());
         files_tx.send_replace(up.up.files);
         opener_tx.send_replace(Some(up.up.opener));
     }

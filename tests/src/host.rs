@@ -38,6 +38,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/python3", "python3"),
     need("/usr/lib/python3/dist-packages/requests/__init__.py", "python3-requests"),
     need("/usr/lib/python3/dist-packages/pip/__init__.py", "python3-pip"),
+    need("/usr/lib/python3/dist-packages/dotenv/__init__.py", "python3-dotenv"),
     need("/usr/bin/node", "nodejs"),
     need("npm", "npm"),
     need("/usr/bin/javac", "default-jdk-headless"),

@@ -183,7 +183,7 @@ fn an_image_without_a_shell_is_told_in_the_runtimes_words() {
     let sandbox = shop(&case, "no-shell");
     let place =
         ["-n", sandbox.namespace(), "--deployment", "web", "--agent-base-image", "localhost/tp-pause:1"];
-    refused(&mut case.command(place, ["true"]), 125, &["sh", "not found", "--agent-base-image"]);
+    refused(&mut case.command(place, ["true"]), 125, &["/bin/sh", "no such file", "--agent-base-image"]);
 }
 
 #[test]

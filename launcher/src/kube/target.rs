@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ::kube::api::{Api, DynamicObject, ListParams};
 use ::kube::core::{ApiResource, GroupVersionKind, Selector};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{ApiError, Cluster, nearest, own_pod};
@@ -131,6 +131,12 @@ impl Target {
             .flat_map(|status| status.pod_ips.iter().flatten())
             .filter_map(|ip| ip.ip.parse().ok())
             .collect()
+    }
+
+    /// The container's specification.
+    #[must_use]
+    pub fn spec(&self) -> Option<&Container> {
+        containers(&self.pod).find(|container| container.name == self.container)
     }
 
     /// The pod's name.
@@ -299,10 +305,16 @@ fn describe(pod: &Pod) -> String {
     format!("{name}: {phase}, {reason}")
 }
 
+/// The containers of a pod that have an environment of their own: the workload's, then those that start before them,
+/// as sidecars do (`restartPolicy: Always`).
+fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+}
+
 /// As kubectl chooses it: the one asked for, the one that the annotation names, the first.
 pub(super) fn choose_container(pod: &Pod, wanted: Option<&str>) -> Result<String, TargetError> {
-    let names: Vec<String> =
-        pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone()).collect();
+    let names: Vec<String> = containers(pod).map(|container| container.name.clone()).collect();
     let annotated = pod
         .metadata
         .annotations
@@ -379,6 +391,11 @@ mod tests {
         assert_eq!(choose_container(&plain, None).unwrap(), "app");
         assert_eq!(choose_container(&annotated, None).unwrap(), "sidecar");
         assert_eq!(choose_container(&annotated, Some("app")).unwrap(), "app");
+        let with_init = pod(serde_json::json!({
+            "spec": {"containers": [{"name": "app"}], "initContainers": [{"name": "proxy", "restartPolicy": "Always"}]}
+        }));
+        assert_eq!(choose_container(&with_init, None).unwrap(), "app");
+        assert_eq!(choose_container(&with_init, Some("proxy")).unwrap(), "proxy");
         let error = choose_container(&plain, Some("ap")).unwrap_err();
         assert!(
             matches!(error, TargetError::NoContainer { containers, .. } if containers == ["app", "sidecar"])

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -192,17 +191,16 @@ pub(super) async fn datagrams(
     }
 }
 
-/// ENVIRON: the agent's environment, which the kubelet made.
+/// ENVIRON: the container's environment, which the kubelet made.
 pub(super) async fn environ(mut inbox: Inbox<impl Connection>) -> io::Result<()> {
     send(&mut inbox, &Reply::succeeded()).await?;
-    let mut bytes = Vec::new();
-    for (name, value) in std::env::vars_os().filter(|(name, _)| !name.as_bytes().starts_with(OWN)) {
-        bytes.extend(name.as_bytes());
-        bytes.push(b'=');
-        bytes.extend(value.as_bytes());
-        bytes.push(0);
-    }
-    inbox.write_all(&bytes).await?;
+    // As the first process of the container had it: a shell that became the agent kept no names that are not its own.
+    let file = std::env::var_os("TP_AGENT_ENVIRON").unwrap_or_else(|| "/proc/self/environ".into());
+    let environ = std::fs::read(file)?;
+    let variables = environ.split_inclusive(|byte| *byte == 0);
+    inbox
+        .write_all(&variables.filter(|variable| !variable.starts_with(OWN)).collect::<Vec<_>>().concat())
+        .await?;
     inbox.end().await
 }
 

@@ -14,6 +14,8 @@ use crate::kube::target::Target;
 const NAME_PREFIX: &str = "tp-agent-";
 /// The user that the agent runs as where the target runs as root: "nobody" of distroless images.
 const UID: i64 = 65_532;
+/// By its path: `PATH` is the target's.
+const SHELL: &str = "/bin/sh";
 /// Seconds that the script waits for its program.
 const UPLOAD_LIMIT: u32 = 60;
 
@@ -116,16 +118,13 @@ pub(super) fn container(
     needs: Needs,
 ) -> EphemeralContainer {
     let spec = target.pod.spec.as_ref();
-    let copied = spec
-        .and_then(|spec| spec.containers.iter().find(|container| container.name == target.container))
-        .cloned()
-        .unwrap_or_default();
+    let copied = target.spec().cloned().unwrap_or_default();
     let streamed = matches!(image, Image::Base { .. });
     EphemeralContainer {
         name: agent.container.clone(),
         image: Some(image.reference().to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: streamed.then(|| vec!["sh".to_owned(), "-c".to_owned(), script(program_len, agent.port)]),
+        command: streamed.then(|| vec![SHELL.to_owned(), "-c".to_owned(), script(program_len, agent.port)]),
         env: Some(environment(&copied, target, agent, needs)),
         env_from: copied.env_from.clone(),
         // The API server refuses subPath in ephemeral containers.
@@ -204,14 +203,21 @@ fn net_admin() -> SecurityContext {
 /// Takes `length` bytes from standard input as a program and becomes it. Whoever is to send them may be gone: a time
 /// limit ends the wait. `head` reads in the background, because a shell runs no trap while it waits for a command,
 /// and from a descriptor of its own, because background commands have no standard input. The file has no name any more
-/// when it runs: `/tmp` may be a volume of the pod. (No `$` may stand before another `$` or a parenthesized name of a
+/// when it runs: `/tmp` may be a volume of the pod.
+///
+/// Shells pass on no variables whose names they could not have themselves (`a.b`), and some of their own: so the
+/// environment is kept as it came, in a file that has no name before anything is in it. The target's `PATH` may lead
+/// nowhere here. (No `$` may stand before another `$` or a parenthesized name of a
 /// variable: the kubelet expands those.)
 fn script(length: usize, port: u16) -> String {
     format!(
         r#"set -u
+umask 077
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:"${{PATH-}}"
 for d in /tmp /var/tmp /run .; do f=$d/.tp-agent-{port}; (: >"$f") 2>/dev/null && break; f=; done
 [ -n "$f" ] || {{ echo "tp-agent: error: no folder in this image can be written to" >&2; exit 1; }}
-exec 3<&0
+exec 3<&0 5</proc/self/environ 6<>"$f.env" && rm -f "$f.env" && cat <&5 >&6 && exec 5<&-
+export TP_AGENT_ENVIRON=/proc/self/fd/6
 head -c {length} <&3 >"$f" & h=$!
 (sleep {UPLOAD_LIMIT}; kill $h) >/dev/null 2>&1 & w=$!
 wait $h
@@ -301,14 +307,19 @@ mod tests {
         );
     }
 
+    fn shell(length: usize, port: u16) -> Command {
+        let mut shell = Command::new(SHELL);
+        shell.args(["-c", &script(length, port)]);
+        shell
+    }
+
     fn run(length: usize, port: u16, input: &[u8]) -> std::process::Output {
-        let mut child = Command::new("sh")
-            .args(["-c", &script(length, port)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        fed(&mut shell(length, port), input)
+    }
+
+    fn fed(shell: &mut Command, input: &[u8]) -> std::process::Output {
+        let mut child =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap()
     }
@@ -318,6 +329,15 @@ mod tests {
         let program = b"#!/bin/sh\necho it runs; ls -a /tmp | grep -c tp-agent-1$\n";
         let output = run(program.len(), 1, program);
         assert_eq!(String::from_utf8_lossy(&output.stdout), "it runs\n0\n", "and leaves no file");
+    }
+
+    #[test]
+    fn the_program_finds_the_environment_that_the_shell_was_started_with() {
+        let program = b"#!/bin/sh\ntr '\\0' '\\n' </proc/self/fd/6\n";
+        let mut shell = shell(program.len(), 3);
+        let shell = shell.env_clear().env("PATH", "/nowhere").env("a.b-c", "1\n2");
+        let output = fed(shell, program);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "PATH=/nowhere\na.b-c=1\n2\n", "{output:?}");
     }
 
     #[test]
