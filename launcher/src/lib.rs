@@ -35,3 +35,4 @@ pub mod sys;
 pub mod trap;
 pub mod undo;
 pub mod vif;
+pub mod volumes;

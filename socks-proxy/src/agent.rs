@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::limits::{DRAIN, Limits};
+use crate::limits::{BLOCKING_THREADS, DRAIN, Limits};
 use crate::link::TokenDigest;
 use crate::resolve::Resolver;
 use crate::serve::{Agent, serve};
@@ -97,8 +97,13 @@ impl Config {
 pub fn run() -> Result<(), StartError> {
     let config = Config::read(|name| std::env::var(name).ok())?;
     raise_descriptor_limit();
+    // Files that are made for a program on the laptop have been through its own mask already.
+    rustix::process::umask(rustix::fs::Mode::empty());
     // One thread: the agent waits for sockets, and its pod's CPU share belongs to the app.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build();
     let runtime = runtime.map_err(|source| StartError::Setup { what: "start the runtime", source })?;
     let outcome = runtime.block_on(listen(config));
     runtime.shutdown_background();

@@ -29,3 +29,4 @@ pub mod route;
 pub mod serve;
 #[cfg(feature = "settings")]
 pub mod settings;
+pub mod volumes;

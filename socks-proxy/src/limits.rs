@@ -23,6 +23,9 @@ pub const EARLY_MAX: usize = 16 * 1024;
 /// Questions of one DNS stream that may be open at once.
 pub const QUESTIONS_A_STREAM: usize = 128;
 
+/// Threads for what blocks: operations on files. They are made when they are needed.
+pub const BLOCKING_THREADS: usize = 64;
+
 /// A share of a limit, given back on drop.
 pub type Permit = OwnedSemaphorePermit;
 
@@ -41,6 +44,8 @@ pub struct Limits {
     pub flows: Limit,
     /// Names being looked up.
     pub lookups: Limit,
+    /// VOLUMES streams, each of which may hold some megabytes.
+    pub volumes: Limit,
 }
 
 impl Default for Limits {
@@ -52,6 +57,7 @@ impl Default for Limits {
             dials: Limit::new(16_384),
             flows: Limit::new(4096),
             lookups: Limit::new(2048),
+            volumes: Limit::new(64),
         }
     }
 }

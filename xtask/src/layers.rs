@@ -16,7 +16,7 @@ use crate::step::{cargo, workspace};
 const TOP: [&str; 4] = ["crate::cli", "crate::report", "crate::run", "crate::plan"];
 
 /// A room of the launcher, and what it must not use beside [`TOP`], clap and miette.
-const FORBIDDEN: [(&str, &[&str]); 18] = [
+const FORBIDDEN: [(&str, &[&str]); 19] = [
     ("shim", &["crate::kube", "crate::session", "crate::trap", "crate::child"]),
     ("vif", &["crate::kube", "crate::session", "crate::shim", "crate::trap", "crate::child"]),
     ("trap", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::child"]),
@@ -43,6 +43,10 @@ const FORBIDDEN: [(&str, &[&str]); 18] = [
     ("environment", &["crate::kube", "crate::session", "crate::shim", "crate::gate"]),
     ("session", &["crate::expose"]),
     ("expose", &["crate::shim", "crate::trap", "crate::child"]),
+    (
+        "volumes",
+        &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"],
+    ),
     ("sys", &["crate::kube", "crate::session", "crate::shim", "crate::gate", "crate::pod", "crate::names"]),
 ];
 

@@ -199,6 +199,20 @@ impl Pod for AgentPod {
 }
 
 impl AgentPod {
+    /// A stream of the pod's volumes, see [`socks_proxy::volumes`].
+    ///
+    /// # Errors
+    /// `NotConnected` while there is no link; `Unsupported` if the agent has no such service, or all it has to give are taken.
+    pub async fn volumes(&self) -> std::io::Result<Stream> {
+        match self.ask(&Request::bare(Command::Volumes)).await? {
+            (Reply { code: 0, .. }, stream) => Ok(Box::new(stream)),
+            (reply, _) => Err(std::io::Error::new(
+                std::io::ErrorKind::Unsupported,
+                format!("the agent answered {} to VOLUMES", reply.code),
+            )),
+        }
+    }
+
     /// The nameserver's messages, one a family; of an agent that knows it an empty one and the order after them.
     async fn messages(&self, name: String, want: Want) -> Result<Vec<Vec<u8>>, LookupError> {
         let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };

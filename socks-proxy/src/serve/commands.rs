@@ -210,3 +210,12 @@ pub(super) async fn resolver(agent: &Agent, mut inbox: Inbox<impl Connection>) -
     inbox.write_all(&agent.resolver.files().encode()).await?;
     inbox.end().await
 }
+
+/// VOLUMES: file operations, for as long as the stream is open.
+pub(super) async fn volumes(agent: &Agent, mut inbox: Inbox<impl Connection>) -> io::Result<()> {
+    let Some(_volumes) = agent.limits.volumes.take() else {
+        return refuse(inbox, reply::GENERAL_FAILURE).await;
+    };
+    send(&mut inbox, &Reply::succeeded()).await?;
+    crate::volumes::serve(inbox).await
+}

@@ -58,9 +58,8 @@ pub(super) async fn answer_request(agent: &Agent, mut inbox: Inbox<impl Connecti
         Command::Datagrams => commands::datagrams(agent, inbox, request.target).await,
         Command::Environ => commands::environ(inbox).await,
         Command::Resolver => commands::resolver(agent, inbox).await,
-        Command::Expose | Command::Volumes | Command::Unknown(_) => {
-            refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await
-        }
+        Command::Volumes => commands::volumes(agent, inbox).await,
+        Command::Expose | Command::Unknown(_) => refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await,
     }
 }
 
