@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::expose::Exposures;
 use crate::limits::{BLOCKING_THREADS, DRAIN, Limits};
 use crate::link::TokenDigest;
 use crate::resolve::Resolver;
@@ -162,6 +163,7 @@ async fn listen(config: Config) -> Result<(), StartError> {
         stopping_rx,
         relays: TaskTracker::new(),
         present_tx,
+        exposures: Exposures::default(),
     });
     run_until_stopped(&agent, signals, [Some(ipv4), ipv6], present_rx, config.linger, &stopping_tx).await;
     Ok(())

@@ -72,6 +72,12 @@ impl Opener {
         Ok(stream)
     }
 
+    /// Whether the session has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.opens_tx.is_closed()
+    }
+
     /// Waits until the session has ended.
     pub async fn closed(&self) {
         self.opens_tx.closed().await;

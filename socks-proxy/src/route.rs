@@ -91,8 +91,8 @@ pub enum Refusal {
 
 /// Where requests go: the app, the laptop's program, another agent.
 pub trait Upstream: Send + Sync {
-    /// A new connection, on behalf of a client of that address.
-    fn connect(&self, peer: SocketAddr) -> BoxFuture<'_, Result<Stream, Refusal>>;
+    /// A new connection, on behalf of that client.
+    fn connect(&self, visitor: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>>;
 }
 
 impl Connection for Stream {
@@ -118,6 +118,8 @@ impl fmt::Debug for dyn Upstream {
 pub struct Visitor {
     /// The client's address.
     pub peer: SocketAddr,
+    /// The address of the pod that it asked for.
+    pub to: SocketAddr,
     /// It may be the kubelet, whose probes are the app's.
     pub kubelet: bool,
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::expose::Exposures;
 use crate::limits::{HANDSHAKE, Limits, Permit};
 use crate::link::{self, Link, TokenDigest};
 use crate::mux;
@@ -45,24 +46,37 @@ pub struct Agent {
     pub stopping_rx: watch::Receiver<bool>,
     /// The dials and relays that a stop waits for.
     pub relays: TaskTracker,
-    /// How many clients have proved the token and are there.
+    /// How many clients have proved the token and are there, and agents for which this one holds a port.
     pub present_tx: watch::Sender<usize>,
+    /// Ports of the pod that launchers' programs serve.
+    pub exposures: Exposures,
+}
+
+impl Agent {
+    /// Somebody needs the agent, for as long as the result is kept.
+    pub(crate) fn attend(&self) -> Attendance<'_> {
+        self.present_tx.send_modify(|count| *count = count.saturating_add(1));
+        Attendance(self)
+    }
+}
+
+/// Somebody needs the agent.
+pub(crate) struct Attendance<'a>(&'a Agent);
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        self.0.present_tx.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 /// A client that is there, for as long as this is kept.
-struct Present<'a>(&'a Agent, #[expect(dead_code, reason = "given back on drop")] Permit);
+#[expect(dead_code, reason = "given back on drop")]
+struct Present<'a>(Attendance<'a>, Permit);
 
 impl<'a> Present<'a> {
     fn enter(agent: &'a Agent) -> Option<Self> {
         let permit = agent.limits.clients.take()?;
-        agent.present_tx.send_modify(|count| *count = count.saturating_add(1));
-        Some(Self(agent, permit))
-    }
-}
-
-impl Drop for Present<'_> {
-    fn drop(&mut self) {
-        self.0.present_tx.send_modify(|count| *count = count.saturating_sub(1));
+        Some(Self(agent.attend(), permit))
     }
 }
 
@@ -84,7 +98,7 @@ async fn greet(agent: Arc<Agent>, connection: TcpStream, stranger: Permit) -> io
             return inbox.end().await;
         }
         drop(stranger);
-        conversation::answer_request(&agent, inbox).await
+        conversation::answer_request(&agent, inbox, None).await
     } else if first == [link::frames::CLIENT_MAGIC[0]] {
         let flags = families::configured();
         let link = timeout(HANDSHAKE, link::accept(connection, &agent.token, flags)).await??;
@@ -117,6 +131,7 @@ async fn log_in(token: &TokenDigest, inbox: &mut Inbox<TcpStream>) -> io::Result
 /// Serves the streams of a link until its client closes it, or until the agent stops and its relays are done.
 async fn session(agent: &Arc<Agent>, link: Link<TcpStream>) -> io::Result<()> {
     let mut session = mux::server(link);
+    let opener = session.opener();
     let mut stopping_rx = agent.stopping_rx.clone();
     loop {
         let stream = tokio::select! {
@@ -131,9 +146,9 @@ async fn session(agent: &Arc<Agent>, link: Link<TcpStream>) -> io::Result<()> {
         };
         // Without a share the stream is dropped, which resets it.
         let Some(share) = agent.limits.conversations.take() else { continue };
-        let agent = agent.clone();
+        let (agent, opener) = (agent.clone(), opener.clone());
         tokio::spawn(async move {
-            drop(conversation::converse(&agent, stream).await);
+            drop(conversation::converse(&agent, stream, opener).await);
             drop(share);
         });
     }

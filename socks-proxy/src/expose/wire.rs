@@ -67,6 +67,8 @@ pub struct Expose {
     pub filter: Option<Filter>,
     /// "alice@laptop": shown to whoever wants the same port.
     pub who: String,
+    /// Any number, one a run: what the same run had before, by a link that was lost, makes room for it.
+    pub run: u64,
     /// The app's container has an httpGet or grpc probe on this port: requests of `kube-probe/…` are the app's.
     pub probes: bool,
     /// Where the kubelet's probes come from (status.hostIPs), beside the gateway of the agent's default route.
@@ -109,7 +111,7 @@ pub enum ToLauncher {
     },
     /// A line for the user's eyes.
     Note(String),
-    /// The answer to [`ToAgent::Done`]: no arrival comes after this. The stream ends when the last open one has.
+    /// The answer to [`ToAgent::Done`], or the agent is about to stop: no arrival comes after this. The stream ends when the last open one has.
     Ended,
 }
 

@@ -19,7 +19,7 @@ const HANG: Duration = Duration::from_secs(30);
 struct At(SocketAddr);
 
 impl Upstream for At {
-    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, Refusal>> {
+    fn connect(&self, _: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>> {
         let dialed = TcpStream::connect(self.0);
         async { Ok(Box::new(dialed.await.map_err(Refusal::Failed)?) as Stream) }.boxed()
     }
@@ -29,7 +29,7 @@ impl Upstream for At {
 struct Gone;
 
 impl Upstream for Gone {
-    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, Refusal>> {
+    fn connect(&self, _: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>> {
         async { Err(Refusal::NotMine) }.boxed()
     }
 }
@@ -56,7 +56,7 @@ impl Port {
                 client.set_nodelay(true).unwrap();
                 let routes = served.clone();
                 tokio::spawn(async move {
-                    serve(Box::new(client), Visitor { peer, kubelet }, &routes).await;
+                    serve(Box::new(client), Visitor { peer, to: address, kubelet }, &routes).await;
                 });
             }
         });

@@ -48,7 +48,7 @@ impl Visit {
         loop {
             let mut table_rx = self.table_rx.clone();
             let dialed = tokio::select! {
-                dialed = timeout(DIAL, entry.upstream.connect(self.visitor.peer)) => dialed,
+                dialed = timeout(DIAL, entry.upstream.connect(self.visitor)) => dialed,
                 true = gone(&mut table_rx, &entry) => Ok(Err(Refusal::NotMine)),
             };
             match dialed {

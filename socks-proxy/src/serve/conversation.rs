@@ -3,12 +3,14 @@
 //! The reply comes after the deed, never before: on the laptop it decides between a connection and an errno.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tp_abi::errno::reply;
 
 use crate::limits::HANDSHAKE;
+use crate::mux::Opener;
 use crate::proto::{
     self, Command, METHOD_NONE, METHOD_REFUSED, ProtoError, Reply, Request, Target, decode_greeting,
 };
@@ -18,7 +20,11 @@ use super::inbox::{Connection, Inbox};
 use super::{Agent, commands};
 
 /// A stream of a session: method "no authentication", then the request.
-pub(super) async fn converse(agent: &Agent, stream: impl Connection) -> io::Result<()> {
+pub(super) async fn converse(
+    agent: &Arc<Agent>,
+    stream: impl Connection + 'static,
+    opener: Opener,
+) -> io::Result<()> {
     let mut inbox = Inbox::new(stream);
     let greeting = |bytes: &[u8]| {
         Ok(decode_greeting(bytes)?.map(|(methods, used)| (methods.contains(&METHOD_NONE), used)))
@@ -31,11 +37,15 @@ pub(super) async fn converse(agent: &Agent, stream: impl Connection) -> io::Resu
     if !offered {
         return inbox.end().await;
     }
-    answer_request(agent, inbox).await
+    answer_request(agent, inbox, Some(opener)).await
 }
 
-/// Reads the request and does what it asks.
-pub(super) async fn answer_request(agent: &Agent, mut inbox: Inbox<impl Connection>) -> io::Result<()> {
+/// Reads the request and does what it asks; `opener` opens streams to whoever asks, if it is a session.
+pub(super) async fn answer_request(
+    agent: &Arc<Agent>,
+    mut inbox: Inbox<impl Connection + 'static>,
+    opener: Option<Opener>,
+) -> io::Result<()> {
     let request = match timeout(HANDSHAKE, inbox.message(Request::decode)).await? {
         Ok(request) => request,
         Err(error) => {
@@ -59,7 +69,8 @@ pub(super) async fn answer_request(agent: &Agent, mut inbox: Inbox<impl Connecti
         Command::Environ => commands::environ(inbox).await,
         Command::Resolver => commands::resolver(agent, inbox).await,
         Command::Volumes => commands::volumes(agent, inbox).await,
-        Command::Expose | Command::Unknown(_) => refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await,
+        Command::Expose => expose(agent, inbox, opener).await,
+        Command::Unknown(_) => refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await,
     }
 }
 
@@ -92,6 +103,16 @@ pub(super) async fn unless_gone<T>(
         done = work => Ok(done),
         () = inbox.gone() => Err(io::ErrorKind::ConnectionAborted.into()),
     }
+}
+
+async fn expose(
+    agent: &Arc<Agent>,
+    mut inbox: Inbox<impl Connection + 'static>,
+    opener: Option<Opener>,
+) -> io::Result<()> {
+    let Some(opener) = opener else { return refuse(inbox, reply::COMMAND_NOT_SUPPORTED).await };
+    send(&mut inbox, &Reply::succeeded()).await?;
+    crate::expose::serve(agent, inbox, opener).await
 }
 
 async fn connect(agent: &Agent, mut inbox: Inbox<impl Connection>, target: Target) -> io::Result<()> {

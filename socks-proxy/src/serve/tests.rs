@@ -32,6 +32,7 @@ async fn agent(nameservers: &[SocketAddr], limits: Limits) -> Opener {
         stopping_rx,
         relays: TaskTracker::new(),
         present_tx: watch::Sender::new(0),
+        exposures: Exposures::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,0 +1,112 @@
+//! What this agent's launchers have exposed, for whoever reads the container's log.
+//!
+//! One line of JSON for each change, and each line is the whole state: the last one counts. The agents of a pod know of
+//! their own launchers only, so the lines of all of them together are all there is.
+
+use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::wire::{Expose, Filter, Protocol, Way};
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    port: u16,
+    protocol: &'static str,
+    way: &'static str,
+    filter: Option<Filter>,
+    who: String,
+    /// Seconds of Unix time.
+    since: u64,
+    #[serde(skip)]
+    number: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: Vec<Entry>,
+    next: u64,
+}
+
+/// The state, and the one place that tells it.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<State>);
+
+impl Ledger {
+    /// Enters an exposing; it is struck out when the result is dropped.
+    pub(super) fn enter(&self, expose: &Expose) -> Entered<'_> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let number = self.change(|state| {
+            let number = state.next;
+            state.next = state.next.wrapping_add(1);
+            state.entries.push(Entry {
+                port: expose.port,
+                protocol: match expose.protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                },
+                way: match expose.way {
+                    Way::Steal => "steal",
+                    Way::Mirror => "mirror",
+                    Way::Listen => "listen",
+                },
+                filter: expose.filter.clone(),
+                who: expose.who.clone(),
+                since,
+                number,
+            });
+            number
+        });
+        Entered { ledger: self, number }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut state);
+        let line = line(&state.entries);
+        // With nobody at the other end nobody reads the log either.
+        drop(writeln!(io::stdout().lock(), "{line}"));
+        changed
+    }
+}
+
+fn line(entries: &[Entry]) -> String {
+    serde_json::json!({ "exposed": entries }).to_string()
+}
+
+/// An exposing that is in the ledger.
+#[derive(Debug)]
+pub(super) struct Entered<'a> {
+    ledger: &'a Ledger,
+    number: u64,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.ledger.change(|state| state.entries.retain(|entry| entry.number != self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_the_whole_state() {
+        let filter = Filter { headers: vec![("x-user".into(), "a\"b".into())], path_prefix: None };
+        let entry = Entry {
+            port: 80,
+            protocol: "tcp",
+            way: "steal",
+            filter: Some(filter),
+            who: "alice@laptop".into(),
+            since: 5,
+            number: 7,
+        };
+        let expected = r#"{"exposed":[{"filter":{"headers":[["x-user","a\"b"]],"path_prefix":null},"port":80,"protocol":"tcp","since":5,"way":"steal","who":"alice@laptop"}]}"#;
+        assert_eq!(line(&[entry]), expected);
+        assert_eq!(line(&[]), r#"{"exposed":[]}"#);
+    }
+}
