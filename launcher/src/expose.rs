@@ -178,6 +178,8 @@ struct Shared {
     exposed: Vec<Arc<Exposed>>,
     /// For others who want the same port.
     who: String,
+    /// For agents, which know by it who comes back by another link.
+    run: u64,
     program: Arc<Program>,
 }
 
@@ -265,8 +267,9 @@ impl Exposing {
         }
         let program = Arc::default();
         // One person can have two runs.
+        let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let who = format!("{} (tp {})", who(), std::process::id());
-        let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, program };
+        let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, run, program };
         let shared = Arc::new(shared);
         let ups = open_all(&shared, targets).await?;
         let (pods_tx, pods_rx) = watch::channel(known);

@@ -156,6 +156,7 @@ fn exposes(shared: &Shared, target: &Target) -> Result<Vec<Expose>, ExposeError>
         way: shared.options.way(),
         filter: shared.options.filter.clone(),
         who: shared.who.clone(),
+        run: shared.run,
         probes: protocol == Protocol::Tcp && is_probed(pod, port),
         nodes: nodes(pod),
         declared,

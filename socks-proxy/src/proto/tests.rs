@@ -107,7 +107,7 @@ fn the_pipelined_client_sends_all_at_once_and_finds_its_reply_byte_by_byte() {
             Step::More(used) => drop(kept.drain(..used)),
             Step::Done(_, reply) => done = Some(reply),
         }
-        assert_eq!(client.output(), []);
+        assert!(client.output().is_empty());
     }
     assert_eq!(done, Some(Reply::failed(5)));
 }
