@@ -159,7 +159,8 @@ impl Cluster {
 /// A 403 is also the answer of admission (quota, Pod Security, webhooks): then the person is allowed, the object not.
 fn is_by_admission(error: &::kube::Error) -> bool {
     // RBAC's refusals alone name the user in a fixed form (k8s.io/apiserver, responsewriters/errors.go).
-    matches!(error, ::kube::Error::Api(status) if !status.message.contains(" cannot "))
+    let by_rbac = |words: &str| words.contains(": User \"") && words.contains("\" cannot ");
+    matches!(error, ::kube::Error::Api(status) if !by_rbac(&status.message))
 }
 
 /// The names most like `wanted`, at most three, best first.

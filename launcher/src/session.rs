@@ -10,6 +10,7 @@
 //! session ends its link.
 
 pub(crate) mod link;
+mod own;
 
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -29,6 +30,7 @@ use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
 use crate::undo::Undo;
+use own::Own;
 
 /// How long an agent that another run started is waited for, and how often it is tried. Starting takes a fifth of a
 /// second.
@@ -141,7 +143,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
             Secret::passing()?
         }
     };
-    let maker = Maker { cluster: cluster.clone(), secret: secret.clone(), options };
+    let maker = Maker { cluster: cluster.clone(), secret: secret.clone(), options, own: Own::default() };
     let made = maker.make(progress).await?;
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
@@ -163,6 +165,7 @@ struct Maker {
     cluster: Cluster,
     secret: Secret,
     options: Options,
+    own: Own,
 }
 
 struct Made {
@@ -192,6 +195,16 @@ impl Maker {
     }
 
     async fn make_once(&self, progress: Progress<'_>) -> Result<Made, SessionError> {
+        if let Some((agent, target)) = self.own.place() {
+            match self.link(&agent).await {
+                Ok(up) => {
+                    self.own.answered();
+                    return Ok(Made { agent, target, up });
+                }
+                Err(error) if self.own.lives(&self.cluster).await => return Err(error),
+                Err(error) => debug!(%error, "the pod of our own is gone"),
+            }
+        }
         let wanted = self.options.container.as_deref();
         progress(format!("looking for {}", self.options.workload));
         // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.
@@ -218,7 +231,15 @@ impl Maker {
     }
 
     async fn make_new(&self, target: Target, progress: Progress<'_>) -> Result<Made, SessionError> {
-        let agent = agent::create(&self.cluster, &self.secret, &target, &self.options.image, NEEDS).await?;
+        let Options { image, undo, .. } = &self.options;
+        let made = agent::create(&self.cluster, &self.secret, &target, image, NEEDS).await;
+        let (agent, target) = match made {
+            Err(AgentError::Api(refused)) if agent::is_about_placement(&refused) => {
+                progress(format!("starting a pod beside {}", target.pod_name()));
+                self.own.make(&self.cluster, &self.secret, &target, image, undo, refused).await?
+            }
+            made => (made?, target),
+        };
         progress(format!("connecting to pod {}", agent.pod));
         let up = self.link(&agent).await?;
         Ok(Made { agent, target, up })

@@ -35,6 +35,8 @@ const fn bound(
 const SHIM: &[&str] = &["auto"];
 const ASKS: &str = "the socket by which the shim asks; nobody else gets to know it";
 const OWN: &str = "the case says itself which methods it is about";
+const PLACES: &str =
+    "what is asked and made in the cluster, and told of it; the other cases run programs with it";
 const BEFORE: &str = "what becomes of tp before any program is started";
 
 /// Where the namespace of a run is, it has an end.
@@ -107,6 +109,16 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_vif", "", &["vif"], OWN),
     bound("cluster_trap", "", &["trap"], OWN),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
+    bound("cluster_permission", "", SHIM, PLACES),
+    bound("cluster_list", "", SHIM, PLACES),
+    bound("cluster_environment", "every_source_is_there_and_every_reader_reads_the_same", SHIM, PLACES),
+    bound("cluster_environment", "secrets_are_for_those_who_ask_and_in_no_log", SHIM, PLACES),
+    bound(
+        "cluster_environment",
+        "what_the_environment_names_and_is_not_there_is_told_by_its_name",
+        SHIM,
+        PLACES,
+    ),
     bound("cluster_kubeconfig", "", SHIM, "how the cluster is found; nothing catches any call there"),
     bound(
         "cluster_killed",

@@ -53,10 +53,6 @@ impl Sandbox {
     /// The kubeconfig of a user who may do in this namespace what the rules say, and nothing else anywhere. It lies
     /// where the laptop's user can read it, and goes with the sandbox.
     pub fn user(&self, name: &str, rules: &[Rule<'_>]) -> Result<PathBuf, Error> {
-        let Target::Laptop(cluster, laptop) = &self.target else {
-            self.target.laptop("a user with few permissions")?;
-            return Err(Error::NotUp { why: "no certificate authority".to_owned() });
-        };
         let user = format!("{}-{name}", self.namespace);
         let rules: Vec<_> = rules
             .iter()
@@ -65,12 +61,27 @@ impl Sandbox {
         let role = serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": user}, "rules": rules,
         });
+        self.apply(&role.to_string())?;
+        self.bound(name, "Role", &user)
+    }
+
+    /// As [`Self::user`], for one who may do in this namespace what a cluster role of Kubernetes' own says.
+    pub fn user_with(&self, name: &str, cluster_role: &str) -> Result<PathBuf, Error> {
+        self.bound(name, "ClusterRole", cluster_role)
+    }
+
+    fn bound(&self, name: &str, kind: &str, role: &str) -> Result<PathBuf, Error> {
+        let Target::Laptop(cluster, laptop) = &self.target else {
+            self.target.laptop("a user with few permissions")?;
+            return Err(Error::NotUp { why: "no certificate authority".to_owned() });
+        };
+        let user = format!("{}-{name}", self.namespace);
         let binding = serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": user},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         });
-        self.apply(&format!("{role}\n---\n{binding}\n"))?;
+        self.apply(&binding.to_string())?;
         let authority = Authority::load(&cluster.layout().run("pki"))?;
         let kubeconfig = authority.kubeconfig(&authority.issue(&user, "", &[])?, &self.namespace);
         let folder = laptop.home().join(&self.namespace);

@@ -161,6 +161,15 @@ fn is_failure(reason: &str) -> bool {
     ["Err", "BackOff", "Invalid"].iter().any(|word| reason.contains(word))
 }
 
+/// What it takes to put a container into a pod that runs.
+const TO_PLACE: access::Needed = ("patch", "pods/ephemeralcontainers");
+
+/// If this user may make no ephemeral containers: a pod of our own is another way then ([`super::own_pod`]).
+#[must_use]
+pub fn is_about_placement(error: &ApiError) -> bool {
+    matches!(error, ApiError::Forbidden { verb, resource, .. } if (*verb, *resource) == TO_PLACE)
+}
+
 /// Makes a new agent in the pod and waits until it listens.
 ///
 /// # Errors
@@ -174,7 +183,7 @@ pub async fn create(
     needs: Needs,
 ) -> Result<Agent, AgentError> {
     let program = read_program(image).await?;
-    access::check(cluster, &[&[("patch", "pods/ephemeralcontainers")][..], &needed(image)].concat()).await?;
+    access::check(cluster, &[&[TO_PLACE][..], &needed(image)].concat()).await?;
     let name = spec::new_name();
     let token = secret.token(target.pod_uid(), &name);
     let agent = Agent { pod: target.pod_name().to_owned(), container: name, port: spec::new_port(), token };
@@ -188,7 +197,11 @@ pub async fn create(
     let parameters = PatchParams::default();
     let patched = api.patch_ephemeral_containers(&agent.pod, &parameters, &patch);
     cluster.call("patch", "pods/ephemeralcontainers", patched).await?;
-    info!(pod = agent.pod, container = agent.container, "agent container created");
+    info!(
+        pod = agent.pod,
+        container = agent.container,
+        "agent made in an ephemeral container, which is allowed"
+    );
     begin(cluster, &agent, image, &program).await?;
     Ok(agent)
 }

@@ -167,6 +167,19 @@ pub async fn remove(cluster: &Cluster, name: &str) -> Result<(), ApiError> {
     }
 }
 
+/// If a pod is there, is not being deleted and has not ended; one that cannot be asked for is taken to be.
+pub async fn lives(cluster: &Cluster, name: &str) -> bool {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    match cluster.call("get", "pods", api.get(name)).await {
+        Ok(pod) => {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+        }
+        Err(ApiError::NotFound { .. }) => false,
+        Err(_) => true,
+    }
+}
+
 /// If tp made this pod.
 #[must_use]
 pub fn is_ours(pod: &Pod) -> bool {
@@ -265,8 +278,7 @@ fn owner(pod: &Pod) -> Option<OwnerReference> {
 
 fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodSpec {
     let of_template = template.pod.spec.clone().unwrap_or_default();
-    let copied = of_template.containers.iter().find(|container| container.name == template.container);
-    let container = container(copied.cloned().unwrap_or_default(), agent, purpose);
+    let container = container(template.spec().cloned().unwrap_or_default(), agent, purpose);
     let mounts: Vec<&str> =
         container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
     let mut volumes = of_template.volumes.unwrap_or_default();

@@ -1,0 +1,243 @@
+//! What each feature asks of an administrator: the README's tables, Kubernetes' own `edit` role, Pod Security, and whoever
+//! else has a say in what is made in a cluster.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
+
+use std::fs::read_to_string;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tp_tests::case::{LIMIT, Ran, Running, ran};
+use tp_tests::workload::agents;
+use tp_tests::{Case, Sandbox, Workload, layout, run};
+
+/// Asks through the pod, then says what the environment has.
+const SCRIPT: &str = "curl -sS http://backend.default/ && echo SERVICE=$SERVICE";
+
+/// A namespace in which Pod Security "restricted" is enforced, with a deployment `web` that keeps to it.
+fn restricted(case: &Case, name: &str) -> Sandbox {
+    let sandbox = Sandbox::create(case.target(), name).unwrap();
+    let label = ["label", "namespace", sandbox.namespace(), "pod-security.kubernetes.io/enforce=restricted"];
+    ran(sandbox.kubectl().args(label)).succeeds();
+    Workload::new("web").restricted().apply(&sandbox).unwrap();
+    sandbox
+}
+
+fn tp(case: &Case, sandbox: &Sandbox, user: &Path, options: &[&str], program: &[&str]) -> Command {
+    let place = ["-n", sandbox.namespace(), "--deployment", "web"];
+    let mut command = case.command(place.into_iter().chain(options.iter().copied()), program);
+    command.env("KUBECONFIG", user);
+    command
+}
+
+/// The pods that tp made and that are not being deleted.
+fn own_pods(sandbox: &Sandbox) -> Vec<String> {
+    let pods =
+        run::output(sandbox.kubectl().args(["get", "pods", "-l", "tp.dev/session", "-o", "json"])).unwrap();
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    let pods = pods["items"].as_array().unwrap().iter();
+    pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The rules of the README's table under a heading.
+fn table(heading: &str) -> Vec<(String, String, Vec<String>)> {
+    let readme = read_to_string(layout::sources("..").join("README.md")).unwrap();
+    let lines = readme.lines().skip_while(|line| !line.starts_with(heading)).skip(1);
+    let rows = lines.skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with("| `"));
+    let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rules: Vec<_> = rows
+        .flat_map(|row| {
+            let cells: Vec<_> = row.split('|').collect();
+            let verbs = words(cells[1]);
+            words(cells[2]).into_iter().map(move |resource| {
+                let (resource, group) = resource.split_once('.').unwrap_or((&resource, ""));
+                (group.to_owned(), resource.to_owned(), verbs.clone())
+            })
+        })
+        .collect();
+    assert!(!rules.is_empty(), "the README has no table under {heading}");
+    rules
+}
+
+/// A user who may do what the README's table under this heading says, and nothing else.
+fn user_of(sandbox: &Sandbox, name: &str, headings: &[&str]) -> std::path::PathBuf {
+    let rules: Vec<_> = headings.iter().flat_map(|heading| table(heading)).collect();
+    let verbs: Vec<Vec<&str>> =
+        rules.iter().map(|(_, _, verbs)| verbs.iter().map(String::as_str).collect()).collect();
+    let rules: Vec<tp_tests::sandbox::Rule<'_>> = rules
+        .iter()
+        .zip(&verbs)
+        .map(|((group, resource, _), verbs)| (group.as_str(), resource.as_str(), verbs.as_slice()))
+        .collect();
+    sandbox.user(name, &rules).unwrap()
+}
+
+#[test]
+fn the_tables_are_enough_where_pod_security_is_restricted() {
+    let case = Case::cold();
+    if case.laptop("a user with few permissions").is_none() {
+        return;
+    }
+    let sandbox = restricted(&case, "tables");
+    let user = user_of(&sandbox, "container", &["**By an ephemeral container**"]);
+    let first = ran(&mut tp(&case, &sandbox, &user, &["-v"], &["sh", "-c", SCRIPT]));
+    first
+        .says(&["service=backend", "SERVICE=web"])
+        .complains(&["in an ephemeral container, which is allowed"]);
+    assert_eq!((agents(&sandbox).unwrap().len(), own_pods(&sandbox).len()), (1, 0));
+    let other = Sandbox::create(case.target(), "tables-pod").unwrap();
+    Workload::new("web").apply(&other).unwrap();
+    let user = user_of(&other, "pod", &["**By a pod of tp's own**"]);
+    let second = ran(&mut tp(&case, &other, &user, &["-v"], &["sh", "-c", SCRIPT]));
+    second.says(&["service=backend", "SERVICE=web"]);
+    second.complains(&[
+        "no ephemeral container",
+        "not allowed: patch pods/ephemeralcontainers",
+        "own pod created",
+    ]);
+    assert_eq!(agents(&other).unwrap(), Vec::<String>::new());
+    assert_eq!(own_pods(&other), Vec::<String>::new(), "it goes with the run");
+}
+
+/// Kubernetes' own role, which has no ephemeral containers: a pod beside the workload's takes the place of one.
+#[test]
+fn who_has_the_edit_role_needs_nothing_else() {
+    let case = Case::cold();
+    if case.laptop("a user with few permissions").is_none() {
+        return;
+    }
+    let sandbox = restricted(&case, "edit");
+    let user = sandbox.user_with("editor", "edit").unwrap();
+    let answer = ran(&mut tp(&case, &sandbox, &user, &[], &["sh", "-c", SCRIPT]));
+    answer.says(&["service=backend", "SERVICE=web"]);
+    assert_eq!(answer.stderr, "", "nothing is said that was not asked for");
+    let mut env = case.target().tp().unwrap();
+    env.args(["env", "-n", sandbox.namespace(), "--deployment", "web"]).env("KUBECONFIG", &user);
+    let env = ran(&mut env);
+    env.says(&["SERVICE='web'", "TELEPRESENCE_CONTAINER='app'", "TELEPRESENCE_POD='tp-web-"]);
+    assert_eq!(own_pods(&sandbox), Vec::<String>::new());
+    moves(&case, &sandbox, &user);
+}
+
+/// Steps: the pod that a run goes through is evicted, as by a drained node; the run goes on by another, and says so.
+#[track_caller]
+fn moves(case: &Case, sandbox: &Sandbox, user: &Path) {
+    let script =
+        "curl -sS http://backend.default/ && echo ready && read go && curl -sS http://backend.default/";
+    let mut command = tp(case, sandbox, user, &[], &["sh", "-c", script]);
+    let mut running = Running::start(command.stdin(Stdio::piped()));
+    let mut stdout = BufReader::new(running.child.stdout.take().unwrap()).lines();
+    let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines();
+    let peer = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| {
+        let line = lines.map(Result::unwrap).find(|line| line.starts_with("peer=")).unwrap();
+        line.rsplit_once(':').unwrap().0.to_owned()
+    };
+    let first = peer(&mut stdout);
+    assert!(stdout.any(|line| line.unwrap() == "ready"));
+    let pods = own_pods(sandbox);
+    let eviction = json!({
+        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pods[0], "namespace": sandbox.namespace()},
+    });
+    let path = format!("/api/v1/namespaces/{}/pods/{}/eviction", sandbox.namespace(), pods[0]);
+    let evict = ["create", "--raw", &path, "-f", "-"];
+    run::with_input(sandbox.kubectl().args(evict), eviction.to_string().as_bytes()).unwrap();
+    let back = stderr.find(|line| line.as_ref().unwrap().contains("the link is back, to pod tp-web-"));
+    assert!(!back.unwrap().unwrap().contains(&pods[0]));
+    running.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert_ne!(peer(&mut stdout), first);
+    let _rest = stdout.count();
+    running.ends_within(LIMIT).exits(0);
+    assert_eq!(own_pods(sandbox), Vec::<String>::new());
+}
+
+/// A policy of the cluster's that refuses what tp makes in one namespace, for as long as the value is kept.
+struct Policy<'a> {
+    sandbox: &'a Sandbox,
+}
+
+impl<'a> Policy<'a> {
+    fn new(sandbox: &'a Sandbox) -> Self {
+        let name = sandbox.namespace();
+        let group = "admissionregistration.k8s.io";
+        let policy = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+                    "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
+                        "resources": ["pods", "pods/ephemeralcontainers"]}],
+                },
+                "validations": [{
+                    "expression": "!has(object.spec.ephemeralContainers) && \
+                                   !(has(object.metadata.labels) && 'tp.dev/session' in object.metadata.labels)",
+                    "message": "you cannot debug here, ask the platform team",
+                }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        });
+        sandbox.apply(&format!("{policy}\n---\n{binding}\n")).unwrap();
+        let policy = Self { sandbox };
+        // The API server takes note of it some time later.
+        while policy.try_one() {}
+        policy
+    }
+
+    /// If a pod that the policy is about would be let in.
+    fn try_one(&self) -> bool {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "try-", "labels": {"tp.dev/session": "x"}},
+            "spec": {"containers": [{"name": "app", "image": "localhost/tp-sample:1"}]},
+        });
+        let create = ["create", "--dry-run=server", "-f", "-"];
+        run::with_input(self.sandbox.kubectl().args(create), pod.to_string().as_bytes()).is_ok()
+    }
+}
+
+impl Drop for Policy<'_> {
+    fn drop(&mut self) {
+        let name = self.sandbox.namespace();
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            let _gone = run::output(self.sandbox.kubectl().args(["delete", kind, name]));
+        }
+    }
+}
+
+/// Steps: a policy refuses the ephemeral container, then the pod; without it a quota refuses the pod.
+#[test]
+fn whoever_refuses_what_is_made_is_heard_in_their_own_words() {
+    let case = Case::cold();
+    if case.laptop("a user with few permissions").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::create(case.target(), "refuses").unwrap();
+    Workload::new("web").apply(&sandbox).unwrap();
+    let editor = sandbox.user_with("editor", "edit").unwrap();
+    let user = user_of(&sandbox, "user", &["**By an ephemeral container**"]);
+    let refused = |user: &Path, words: &[&str]| -> Ran {
+        let ran = ran(&mut tp(&case, &sandbox, user, &[], &["echo", "started"]));
+        ran.exits(125).complains(words);
+        assert_eq!(ran.stdout, "");
+        assert_eq!(agents(&sandbox).unwrap(), Vec::<String>::new());
+        assert_eq!(own_pods(&sandbox), Vec::<String>::new());
+        ran
+    };
+    let policy = Policy::new(&sandbox);
+    let words = "you cannot debug here, ask the platform team";
+    refused(&user, &["refused `patch pods/ephemeralcontainers`", words]);
+    refused(&editor, &["refused `create pods`", words]);
+    drop(policy);
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"pods": "1"}},
+    });
+    sandbox.apply(&quota.to_string()).unwrap();
+    let counted = ["wait", "--for=jsonpath={.status.used.pods}=1", "--timeout=60s", "resourcequota/small"];
+    ran(sandbox.kubectl().args(counted)).succeeds();
+    refused(&editor, &["refused `create pods`", "exceeded quota: small"]);
+}
