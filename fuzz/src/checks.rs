@@ -5,10 +5,14 @@
 //! them under plain `cargo test`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use futures_util::task::noop_waker;
+use socks_proxy::expose::wire::Filter;
 use socks_proxy::files::{ENCODED_MAX, Files};
 use socks_proxy::link::frames::{self, Header};
 use socks_proxy::link::{self, Flags, TokenDigest};
@@ -20,6 +24,8 @@ use socks_proxy::proto::{
 use socks_proxy::resolve::RecordType;
 use socks_proxy::resolve::hosts::Hosts;
 use socks_proxy::resolve::message::{self, Head};
+use socks_proxy::route::framing::{self, Body, Follows, Found, Method};
+use socks_proxy::route::{self, Connection, Refusal, Routes, Stream, Upstream, Visitor};
 use socks_proxy::settings::Settings;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tp_abi::wire::{Answer, MESSAGE_MAX, Question};
@@ -175,6 +181,89 @@ pub fn wire(data: &[u8]) {
         if let Answer::Addresses { addresses, .. } = answer {
             assert!(addresses.count() <= MESSAGE_MAX);
         }
+    }
+}
+
+/// What clients and programs say in HTTP: where its messages end, and a whole connection that is routed.
+pub fn http(data: &[u8]) {
+    if let Found::Whole((request, ())) = framing::request(data, |_, _| ()) {
+        cut(request.body, &data[request.length..]);
+    }
+    for method in [Method::Safe, Method::Head, Method::Connect] {
+        if let Found::Whole(response) = framing::response(data, method)
+            && let Follows::Body(body) = response.follows
+        {
+            cut(body, &data[response.length..]);
+        }
+    }
+    cut(Body::chunked(), data);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let (asked, answers) = data.split_at(data.len() / 2);
+    runtime.block_on(async {
+        for (client, program) in
+            [(data, b"HTTP/1.1 204 No Content\r\n\r\n".repeat(4)), (asked, answers.to_vec())]
+        {
+            let routes = Routes::new(Arc::new(Says(program.clone())));
+            let filter = Filter { headers: vec![("x-user".into(), "alice".into())], path_prefix: None };
+            let _alice = routes.add(Some(filter), Arc::new(Says(program)));
+            let visitor = Visitor { peer: SocketAddr::from(([127, 0, 0, 1], 1)), kubelet: true };
+            route::serve(Box::new(Lines(client.to_vec(), 0)), visitor, &routes).await;
+        }
+    });
+}
+
+/// A body ends at the same place whether its bytes come at once or one by one.
+fn cut(mut body: Body, bytes: &[u8]) {
+    let mut piecewise = body.clone();
+    let mut taken = 0;
+    let piecewise = loop {
+        match bytes.get(taken..=taken).map(|byte| piecewise.take(byte)) {
+            Some(Ok(1)) => taken += 1,
+            Some(Ok(_)) | None => break Ok(taken),
+            Some(Err(broken)) => break Err(broken),
+        }
+    };
+    assert_eq!(body.take(bytes), piecewise);
+}
+
+/// A program that says this to everybody.
+struct Says(Vec<u8>);
+
+impl Upstream for Says {
+    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, Refusal>> {
+        let lines = Lines(self.0.clone(), 0);
+        Box::pin(async { Ok(Box::new(lines) as Stream) })
+    }
+}
+
+/// As [`Script`], with lines of its own.
+struct Lines(Vec<u8>, usize);
+
+impl Connection for Lines {
+    fn reset_on_drop(&mut self) {}
+}
+
+impl AsyncRead for Lines {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut Script(&this.0[this.1..])).poll_read(cx, buf);
+        this.1 += buf.filled().len() - before;
+        read
+    }
+}
+
+impl AsyncWrite for Lines {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -13,13 +13,14 @@ mod checks;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 6] = [
+const TARGETS: [(&str, Check); 7] = [
     ("proto", checks::proto),
     ("frames", checks::frames),
     ("session", checks::session),
     ("dns", checks::dns),
     ("files", checks::files),
     ("wire", checks::wire),
+    ("http", checks::http),
 ];
 
 #[test]

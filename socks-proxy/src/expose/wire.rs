@@ -46,9 +46,10 @@ pub enum Way {
 /// Which requests are meant; all of it must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
-    /// Names, of any case, and values.
+    /// Names, of any case, and values: exact, without the blanks around them, or with a `*` at their end or beginning that
+    /// stands for anything. One of a request's lines of that name has to match; HTTP/2's `:authority` is one of `host`.
     pub headers: Vec<(String, String)>,
-    /// What the path begins with.
+    /// What the path begins with, as it was sent: `/api` takes `/apis`, `/api/` does not.
     pub path_prefix: Option<String>,
 }
 

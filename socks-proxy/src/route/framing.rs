@@ -203,3 +203,6 @@ fn digits(value: &[u8]) -> Option<u64> {
     let plain = value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value).ok().filter(|_| plain)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

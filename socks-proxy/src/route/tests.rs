@@ -10,7 +10,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::expose::wire::Filter;
 
+mod forms;
 mod http1;
+mod http2;
+mod untouched;
 
 /// Nothing here takes so long; what does hangs.
 const HANG: Duration = Duration::from_secs(30);
@@ -105,9 +108,9 @@ async fn answer_by_name(mut connection: TcpStream, name: &str) {
     let mut had = Vec::new();
     loop {
         let parsed = framing::request(&had, |target, _| String::from_utf8(target.to_vec()).unwrap());
-        if let framing::Found::Whole((request, target)) = parsed {
+        if let framing::Found::Whole((request, target)) = &parsed {
             had.drain(..request.length);
-            let mut body = request.body;
+            let mut body = request.body.clone();
             loop {
                 let taken = body.take(&had).unwrap();
                 had.drain(..taken);
@@ -119,7 +122,7 @@ async fn answer_by_name(mut connection: TcpStream, name: &str) {
             let text = format!("{name} {target}");
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
             connection.write_all(answer.as_bytes()).await.unwrap();
-        } else if connection.read_buf(&mut had).await.unwrap_or(0) == 0 {
+        } else if parsed == framing::Found::Broken || connection.read_buf(&mut had).await.unwrap_or(0) == 0 {
             return;
         }
     }

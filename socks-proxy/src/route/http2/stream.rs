@@ -119,11 +119,8 @@ async fn pump(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), Tor
         match chunk {
             Some(Ok(chunk)) => {
                 let length = chunk.len();
-                put(&mut to, chunk, from.is_end_stream()).await?;
+                put(&mut to, chunk).await?;
                 from.flow_control().release_capacity(length).map_err(|_| Torn)?;
-                if from.is_end_stream() {
-                    return Ok(());
-                }
             }
             Some(Err(error)) => return Err(torn(&mut to, &error)),
             None => break,
@@ -143,7 +140,7 @@ fn torn(to: &mut SendStream<Bytes>, error: &h2::Error) -> Torn {
 }
 
 /// Sends a chunk when the other side has room for it.
-async fn put(to: &mut SendStream<Bytes>, mut chunk: Bytes, last: bool) -> Result<(), Torn> {
+async fn put(to: &mut SendStream<Bytes>, mut chunk: Bytes) -> Result<(), Torn> {
     while !chunk.is_empty() {
         to.reserve_capacity(chunk.len());
         // The library tells of room once; what is there already has to be asked for.
@@ -154,7 +151,7 @@ async fn put(to: &mut SendStream<Bytes>, mut chunk: Bytes, last: bool) -> Result
         let Some(Ok(room)) = room else { return Err(Torn) };
         let part = chunk.split_to(room.min(chunk.len()));
         if !part.is_empty() {
-            to.send_data(part, last && chunk.is_empty()).map_err(|_| Torn)?;
+            to.send_data(part, false).map_err(|_| Torn)?;
         }
     }
     Ok(())
