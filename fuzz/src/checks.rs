@@ -206,7 +206,8 @@ pub fn http(data: &[u8]) {
             let routes = Routes::new(Arc::new(Says(program.clone())));
             let filter = Filter { headers: vec![("x-user".into(), "alice".into())], path_prefix: None };
             let _alice = routes.add(Some(filter), Arc::new(Says(program)));
-            let visitor = Visitor { peer: SocketAddr::from(([127, 0, 0, 1], 1)), kubelet: true };
+            let here = SocketAddr::from(([127, 0, 0, 1], 1));
+            let visitor = Visitor { peer: here, to: here, kubelet: true };
             route::serve(Box::new(Lines(client.to_vec(), 0)), visitor, &routes).await;
         }
     });
@@ -230,7 +231,7 @@ fn cut(mut body: Body, bytes: &[u8]) {
 struct Says(Vec<u8>);
 
 impl Upstream for Says {
-    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, Result<Stream, Refusal>> {
+    fn connect(&self, _: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>> {
         let lines = Lines(self.0.clone(), 0);
         Box::pin(async { Ok(Box::new(lines) as Stream) })
     }
