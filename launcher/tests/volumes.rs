@@ -16,8 +16,12 @@ use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 use tp::volumes::{Mount, Served};
 
+#[path = "volumes/changes.rs"]
+mod changes;
 #[path = "volumes/links.rs"]
 mod links;
+#[path = "volumes/random.rs"]
+mod random;
 #[path = "volumes/reads.rs"]
 mod reads;
 
