@@ -16,6 +16,7 @@ use socks_proxy::expose::wire::Filter;
 use socks_proxy::files::{ENCODED_MAX, Files};
 use socks_proxy::link::frames::{self, Header};
 use socks_proxy::link::{self, Flags, TokenDigest};
+use socks_proxy::messages;
 use socks_proxy::mux;
 use socks_proxy::proto::{
     Client, Command, Credentials, Reply, Request, Step, Target, credentials_status, decode_credentials,
@@ -27,6 +28,7 @@ use socks_proxy::resolve::message::{self, Head};
 use socks_proxy::route::framing::{self, Body, Follows, Found, Method};
 use socks_proxy::route::{self, Connection, Refusal, Routes, Stream, Upstream, Visitor};
 use socks_proxy::settings::Settings;
+use socks_proxy::volumes::wire as volumes_wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tp_abi::wire::{Answer, MESSAGE_MAX, Question};
 
@@ -299,4 +301,18 @@ impl AsyncWrite for Script<'_> {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+/// What launcher and agent say about files. Numbers have longer spellings than the one that is written, so what was
+/// understood is compared, not the bytes.
+pub fn volumes(data: &[u8]) {
+    fn again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+        if let Ok(message) = messages::decode::<T>(data) {
+            let bytes = messages::encode(&message).expect("what was decoded can be encoded");
+            assert_eq!(messages::decode::<T>(&bytes[4..]).expect("and decoded"), message);
+        }
+    }
+    again::<volumes_wire::Hello>(data);
+    again::<volumes_wire::Question>(data);
+    again::<volumes_wire::Response>(data);
 }

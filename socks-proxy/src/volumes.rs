@@ -27,3 +27,6 @@ mod xattr;
 
 #[cfg(feature = "agent")]
 pub use serve::serve;
+
+#[cfg(all(test, feature = "agent"))]
+mod tests;

@@ -13,7 +13,7 @@ mod checks;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 7] = [
+const TARGETS: [(&str, Check); 8] = [
     ("proto", checks::proto),
     ("frames", checks::frames),
     ("session", checks::session),
@@ -21,6 +21,7 @@ const TARGETS: [(&str, Check); 7] = [
     ("files", checks::files),
     ("wire", checks::wire),
     ("http", checks::http),
+    ("volumes", checks::volumes),
 ];
 
 #[test]

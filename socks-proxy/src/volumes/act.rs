@@ -276,8 +276,8 @@ fn told(found: &OwnedFd) -> Result<Answer, Errno> {
 
 fn timespec(time: Option<NewTime>) -> Timespec {
     match time {
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
-        Some(NewTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW.into() },
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(NewTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
         Some(NewTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
     }
 }

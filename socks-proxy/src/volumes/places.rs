@@ -85,8 +85,16 @@ pub(super) fn entry(folder: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errn
     openat(folder, checked(name)?, FOUND, Mode::empty())
 }
 
+/// openat2(2) is of no use here.
+static IS_REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Makes or unmakes this a kernel without openat2(2).
+#[cfg(test)]
+pub(super) fn step_by_step_only(only: bool) {
+    IS_REFUSED.store(only, Ordering::Relaxed);
+}
+
 fn beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    static IS_REFUSED: AtomicBool = AtomicBool::new(false);
     path.split(|&byte| byte == b'/').try_for_each(|part| checked(part).map(drop))?;
     if path.len() >= PATH_MAX || IS_REFUSED.load(Ordering::Relaxed) {
         return step_by_step(root, path);
