@@ -12,7 +12,10 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use futures_util::task::noop_waker;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use socks_proxy::expose::wire::Filter;
+use socks_proxy::expose::wire::{self as exposing_wire, Arrival, ToAgent, ToLauncher};
 use socks_proxy::files::{ENCODED_MAX, Files};
 use socks_proxy::link::frames::{self, Header};
 use socks_proxy::link::{self, Flags, TokenDigest};
@@ -183,6 +186,26 @@ pub fn wire(data: &[u8]) {
         if let Answer::Addresses { addresses, .. } = answer {
             assert!(addresses.count() <= MESSAGE_MAX);
         }
+    }
+}
+
+/// What launchers and agents say of exposed ports: what was understood means the same when it is said again.
+pub fn exposing(data: &[u8]) {
+    fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+        if let Ok(message) = messages::decode::<T>(data) {
+            let bytes = messages::encode(&message).expect("what was decoded can be encoded");
+            assert_eq!(messages::decode::<T>(&bytes[4..]).expect("and decoded"), message);
+        }
+    }
+    again::<ToAgent>(data);
+    again::<ToLauncher>(data);
+    again::<Arrival>(data);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let read =
+        runtime.block_on(messages::read::<ToAgent>(&mut Script::new(data), exposing_wire::MESSAGE_MAX));
+    if let Ok(message) = read {
+        let length = u32::from_be_bytes(*data.first_chunk().expect("it was read")) as usize;
+        assert_eq!(messages::decode::<ToAgent>(&data[4..4 + length]).ok(), Some(message));
     }
 }
 

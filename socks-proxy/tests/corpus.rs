@@ -13,7 +13,7 @@ mod checks;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 8] = [
+const TARGETS: [(&str, Check); 9] = [
     ("proto", checks::proto),
     ("frames", checks::frames),
     ("session", checks::session),
@@ -22,6 +22,7 @@ const TARGETS: [(&str, Check); 8] = [
     ("wire", checks::wire),
     ("http", checks::http),
     ("volumes", checks::volumes),
+    ("exposing", checks::exposing),
 ];
 
 #[test]
