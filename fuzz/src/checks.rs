@@ -329,7 +329,7 @@ impl AsyncWrite for Script<'_> {
 /// What launcher and agent say about files. Numbers have longer spellings than the one that is written, so what was
 /// understood is compared, not the bytes.
 pub fn volumes(data: &[u8]) {
-    fn again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
         if let Ok(message) = messages::decode::<T>(data) {
             let bytes = messages::encode(&message).expect("what was decoded can be encoded");
             assert_eq!(messages::decode::<T>(&bytes[4..]).expect("and decoded"), message);
