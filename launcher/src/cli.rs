@@ -12,6 +12,7 @@ use glob::Pattern;
 use crate::environment::Setting;
 use crate::environment::syntax::Syntax;
 use crate::expose::wanted::{self, Header, Options, Wanted};
+use crate::kube::stand_in;
 use crate::kube::target::{Kind, Workload};
 use crate::placement::{METHOD, Method};
 use crate::pod::proxy::ProxyAddress;
@@ -37,14 +38,19 @@ pub enum Action {
     Env(Box<Env>),
     /// Say what this machine allows, which methods of `tp run` work on it, and what to do about the others
     Doctor(Doctor),
+    /// Give back what runs that are dead have left in the cluster
+    Leave(Leave),
 }
 
 /// `tp run`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("where").required(true).args(["deployment", "pod", "statefulset", "target", "proxy"]))]
+#[command(group = ArgGroup::new("where").required(true).args(["deployment", "pod", "statefulset", "target", "proxy", "swap_deployment", "swap_statefulset", "new_deployment"]))]
 pub struct Run {
     #[command(flatten)]
     pub place: Place,
+
+    #[command(flatten)]
+    pub stead: Stead,
 
     /// Use this SOCKS5 server instead of a cluster
     #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", conflicts_with_all = ["context", "namespace", "container", "env_file", "env_json", "env_exclude"])]
@@ -193,6 +199,56 @@ pub struct Doctor {
     pub log: Log,
 }
 
+/// `tp leave`.
+#[derive(Debug, Args)]
+pub struct Leave {
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// The namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Also what runs that are alive have: everybody's
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What the command stands in for.
+#[derive(Debug, Args)]
+pub struct Stead {
+    /// Take this deployment's place: it is scaled to 0 and given back at the end
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["mirror", "http_header", "http_path"])]
+    pub swap_deployment: Option<String>,
+
+    /// Take this stateful set's place, as its first pod
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["mirror", "http_header", "http_path"])]
+    pub swap_statefulset: Option<String>,
+
+    /// Make a deployment that there is not yet, with a Service for what is exposed, for as long as the command runs
+    #[arg(long, value_name = "NAME", requires = "expose", conflicts_with_all = ["mirror", "http_header", "http_path"])]
+    pub new_deployment: Option<String>,
+}
+
+impl Stead {
+    /// In place of what the command is, if it is.
+    #[must_use]
+    pub fn place(&self, exposed: Option<&Options>) -> Option<stand_in::Place> {
+        let swap = |kind, name: &Option<String>| {
+            name.clone().map(|name| stand_in::Place::Swap(Workload { kind, name }))
+        };
+        let ports =
+            || exposed.iter().flat_map(|options| &options.wanted).filter_map(Wanted::of_service).collect();
+        swap(Kind::Deployment, &self.swap_deployment)
+            .or_else(|| swap(Kind::StatefulSet, &self.swap_statefulset))
+            .or_else(|| self.new_deployment.clone().map(|name| stand_in::Place::New { name, ports: ports() }))
+    }
+}
+
 /// Which pod, and how its agent gets there.
 #[derive(Debug, Args)]
 pub struct Place {
@@ -280,6 +336,9 @@ mod tests {
             "tp run --statefulset db -- env",
             "tp run sts/db -- env",
             "tp run --proxy socks5://u:p@h:1 -- env",
+            "tp run --swap-deployment web -- env",
+            "tp run --swap-statefulset db --expose 8080 -- env",
+            "tp run --new-deployment web --expose 8080 -- env",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -290,6 +349,9 @@ mod tests {
             "tp run --proxy http://h:1 -- env",
             "tp run --proxy socks5://h:1 --deployment web -- env",
             "tp run service/web -- env",
+            "tp run --swap-deployment web --deployment web -- env",
+            "tp run --swap-deployment web --expose 8080 --mirror -- env",
+            "tp run --new-deployment web -- env",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -20,6 +20,7 @@
 mod beside;
 mod carry;
 mod keep;
+mod listen;
 pub mod program;
 pub mod taken;
 pub mod wanted;
@@ -38,7 +39,7 @@ use tracing::warn;
 use crate::kube::agent::{Image, Secret};
 use crate::kube::own_pod::who;
 use crate::kube::pods::Pods;
-use crate::kube::target::{TargetError, Workload};
+use crate::kube::target::{Target, TargetError, Workload};
 use crate::kube::{Cause, Cluster};
 use crate::placement::Method;
 use crate::session::{SessionError, tell};
@@ -188,13 +189,16 @@ pub struct Exposing {
     shared: Arc<Shared>,
     done: CancellationToken,
     supervisor: JoinHandle<()>,
-    follower: JoinHandle<()>,
+    /// None if the pod is our own.
+    follower: Option<JoinHandle<()>>,
 }
 
 impl Drop for Exposing {
     fn drop(&mut self) {
         self.supervisor.abort();
-        self.follower.abort();
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
     }
 }
 
@@ -254,17 +258,7 @@ impl Exposing {
         });
         let targets: Vec<_> = serving.collect();
         let (_, first) = targets.first().ok_or_else(|| pods.none(&known))?;
-        let resolved = beside::resolve(&options.wanted, first)?;
-        let mut exposed = Vec::new();
-        for (wanted, (protocol, port, _)) in options.wanted.iter().zip(resolved) {
-            let here = wanted.here.unwrap_or(port);
-            is_free(protocol, here)?;
-            exposed.push(Arc::new(Exposed {
-                protocol,
-                here: Port::new(here),
-                said: wanted.port.to_string(),
-            }));
-        }
+        let exposed = exposed(&options, first)?;
         let program = Arc::default();
         // One person can have two runs.
         let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
@@ -276,7 +270,7 @@ impl Exposing {
         let follower = tokio::spawn(shared.pods.clone().follow(version, pods_tx));
         let done = CancellationToken::new();
         let supervisor = tokio::spawn(keep::supervise(Arc::clone(&shared), ups, pods_rx, done.clone()));
-        Ok(Self { shared, done, supervisor, follower })
+        Ok(Self { shared, done, supervisor, follower: Some(follower) })
     }
 
     /// The program that they lead to.
@@ -303,10 +297,21 @@ impl Exposing {
     }
 }
 
+/// The ports with their numbers, those of this machine free.
+fn exposed(options: &Options, target: &Target) -> Result<Vec<Arc<Exposed>>, ExposeError> {
+    let resolved = beside::resolve(&options.wanted, target)?;
+    let numbered = options.wanted.iter().zip(resolved).map(|(wanted, (protocol, port, _))| {
+        let here = wanted.here.unwrap_or(port);
+        is_free(protocol, here)?;
+        Ok(Arc::new(Exposed { protocol, here: Port::new(here), said: wanted.port.to_string() }))
+    });
+    numbered.collect()
+}
+
 /// Takes the ports in each of the pods. One that cannot be reached now is left for later if another can.
 async fn open_all(
     shared: &Shared,
-    targets: Vec<(String, crate::kube::target::Target)>,
+    targets: Vec<(String, Target)>,
 ) -> Result<Vec<(String, beside::Up)>, ExposeError> {
     let opening = targets.into_iter().map(|(uid, target)| async move {
         let pod = target.pod_name().to_owned();

@@ -10,6 +10,8 @@ pub mod forward;
 pub mod origin;
 pub mod own_pod;
 pub mod pods;
+pub mod record;
+pub mod stand_in;
 pub mod target;
 
 use std::collections::BTreeSet;

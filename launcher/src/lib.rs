@@ -14,6 +14,7 @@ pub mod flows;
 pub mod gate;
 pub mod installed;
 pub mod kube;
+pub mod leave;
 pub mod method;
 pub mod names;
 pub mod nameserver;

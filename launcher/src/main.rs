@@ -8,6 +8,7 @@ use clap::Parser as _;
 use tp::child::Blocked;
 use tp::cli::{Action, Cli, Log};
 use tp::doctor;
+use tp::leave;
 use tp::nested;
 use tp::report::{FAILED, Failure};
 use tp::run;
@@ -45,6 +46,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
         Action::Agent(options) => &options.log,
         Action::Env(options) => &options.log,
         Action::Doctor(options) => &options.log,
+        Action::Leave(options) => &options.log,
     };
     set_up_log(log)?;
     // Before the runtime's threads are made: they inherit the mask.
@@ -61,6 +63,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Action::Agent(options) => run::agent(*options, &mut signals).await,
             Action::Env(options) => show::env(*options, &mut signals).await,
             Action::Doctor(_) => doctor::doctor().await,
+            Action::Leave(options) => leave::leave(options).await,
         }
     });
     // What still runs is of no use to anybody: lookups, connections of programs left behind.

@@ -13,6 +13,7 @@ use crate::gate::ParkError;
 use crate::kube::ApiError;
 use crate::kube::agent::{AgentError, SecretError};
 use crate::kube::config::ConfigError;
+use crate::kube::stand_in::StandInError;
 use crate::kube::target::TargetError;
 use crate::method::CommandError;
 use crate::placement::PlacementError;
@@ -210,7 +211,15 @@ fn session_code(error: &SessionError) -> &'static str {
         SessionError::Config(_) => "tp::kube::config",
         SessionError::Target(TargetError::Api(error))
         | SessionError::Agent(AgentError::Api(error))
+        | SessionError::StandIn(
+            StandInError::Api(error)
+            | StandInError::Agent(AgentError::Api(error))
+            | StandInError::Target(TargetError::Api(error)),
+        )
         | SessionError::Api(error) => api_code(error),
+        SessionError::StandIn(StandInError::Target(_)) => "tp::kube::target",
+        SessionError::StandIn(StandInError::Agent(_)) => "tp::agent",
+        SessionError::StandIn(_) => "tp::stand_in",
         SessionError::Target(_) => "tp::kube::target",
         SessionError::Agent(_) => "tp::agent",
         SessionError::Secret(_) => "tp::secret",
@@ -285,28 +294,10 @@ const NOT_CONFIGURED: &str = "CreateContainerConfigError";
 fn session_help(error: &SessionError) -> Option<String> {
     Some(match error {
         SessionError::Config(error) => return config_help(error),
-        SessionError::Target(TargetError::Api(error))
-        | SessionError::Agent(AgentError::Api(error))
-        | SessionError::Api(error) => return api_help(error),
         SessionError::Target(error) => return target_help(error),
-        SessionError::Agent(AgentError::NoProgram { .. }) => {
-            "install tp again, with bin/ and lib/ side by side, or name an image that has the agent in it with \
-             --agent-image"
-                .to_owned()
-        }
-        SessionError::Agent(AgentError::CannotStart { reason, .. }) if reason == NOT_CONFIGURED => {
-            "the agent has the environment of the target's container: what that names must be there, or be marked \
-             `optional: true`; --container names another one"
-                .to_owned()
-        }
-        SessionError::Agent(AgentError::CannotStart { image, .. }) => format!(
-            "the cluster's nodes must be able to pull `{image}`; name another small image that has `sh` with \
-             --agent-base-image, or one that has tp-agent in it with --agent-image"
-        ),
-        SessionError::Agent(AgentError::PodGone { .. }) => "try again: the workload's next pod will do".to_owned(),
-        SessionError::Agent(AgentError::Ended { pod, .. } | AgentError::NotReady { pod, .. }) => {
-            format!("look at it: kubectl describe pod {pod}")
-        }
+        SessionError::Agent(error) => return agent_help(error),
+        SessionError::Api(error) => return api_help(error),
+        SessionError::StandIn(error) => return stand_in_help(error),
         SessionError::Secret(SecretError::File { path, .. }) => {
             format!("check that you can read and write {}", path.display())
         }
@@ -319,6 +310,48 @@ fn session_help(error: &SessionError) -> Option<String> {
         SessionError::Link { pod, .. } => {
             format!("try again; look at the pod: kubectl describe pod {pod}")
         }
+    })
+}
+
+fn agent_help(error: &AgentError) -> Option<String> {
+    Some(match error {
+        AgentError::Api(error) => return api_help(error),
+        AgentError::NoProgram { .. } => {
+            "install tp again, with bin/ and lib/ side by side, or name an image that has the agent in it with \
+             --agent-image"
+                .to_owned()
+        }
+        AgentError::CannotStart { reason, .. } if reason == NOT_CONFIGURED => {
+            "the agent has the environment of the target's container: what that names must be there, or be marked \
+             `optional: true`; --container names another one"
+                .to_owned()
+        }
+        AgentError::CannotStart { image, .. } => format!(
+            "the cluster's nodes must be able to pull `{image}`; name another small image that has `sh` with \
+             --agent-base-image, or one that has tp-agent in it with --agent-image"
+        ),
+        AgentError::PodGone { .. } => "try again: the workload's next pod will do".to_owned(),
+        AgentError::Ended { pod, .. } | AgentError::NotReady { pod, .. } => {
+            format!("look at it: kubectl describe pod {pod}")
+        }
+    })
+}
+
+fn stand_in_help(error: &StandInError) -> Option<String> {
+    Some(match error {
+        StandInError::Api(error) => return api_help(error),
+        StandInError::Target(error) => return target_help(error),
+        StandInError::Agent(error) => return agent_help(error),
+        StandInError::Held { .. } => {
+            "wait until that run has ended; `tp leave --all` takes it from them, and from everybody else in the \
+             namespace"
+                .to_owned()
+        }
+        StandInError::Exists { .. } => {
+            "--swap-deployment takes the place of a deployment that there is; or choose another name".to_owned()
+        }
+        StandInError::NotGone { .. } => "look at what keeps them: kubectl describe pod".to_owned(),
+        StandInError::Restless { .. } | StandInError::GivenBack { .. } => "try again".to_owned(),
     })
 }
 

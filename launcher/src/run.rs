@@ -31,6 +31,7 @@ use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
 use crate::kube::agent::Image;
+use crate::kube::stand_in;
 use crate::method;
 use crate::names::Names;
 use crate::nameserver::Nameservers;
@@ -204,7 +205,7 @@ async fn open(
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let session = session::open(session_options(&options.place, installed, undo)?, &progress).await?;
+    let session = session::open(run_options(options, installed, undo)?, &progress).await?;
     let mut environment = environment(&session);
     environment.exclude(&options.changes.env_exclude);
     environment.extend(&options.changes.env);
@@ -215,8 +216,11 @@ async fn open(
     let exposing = match options.expose.options() {
         Some(wanted) => {
             progress("taking the ports".to_owned());
-            let origin = origin(&session, session_options(&options.place, installed, undo)?);
-            Some(Exposing::open(wanted, origin).await?)
+            let origin = origin(&session, run_options(options, installed, undo)?);
+            Some(match &session.stand_in {
+                Some(stand_in) => Exposing::in_place_of(wanted, origin, Arc::clone(stand_in)).await?,
+                None => Exposing::open(wanted, origin).await?,
+            })
         }
         None => None,
     };
@@ -285,16 +289,14 @@ fn session_options(
     installed: &Installed,
     undo: &Arc<Undo>,
 ) -> Result<session::Options, Failure> {
-    let image = match &place.agent_image {
-        Some(reference) => Image::BuiltIn { reference: reference.clone() },
-        None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
-    };
+    let image = image(place, installed);
     Ok(session::Options {
         context: place.context.clone(),
         namespace: place.namespace.clone(),
         workload: place.workload().ok_or(Failure::NoPlace)?,
         container: place.container.clone(),
         image,
+        stand_in: None,
         undo: Arc::clone(undo),
     })
 }
@@ -320,6 +322,37 @@ pub async fn session(
         take_back(undo, signals).await;
     }
     opened
+}
+
+/// As [`session_options`], for a command that may take a workload's place.
+fn run_options(
+    options: &cli::Run,
+    installed: &Installed,
+    undo: &Arc<Undo>,
+) -> Result<session::Options, Failure> {
+    let exposed = options.expose.options();
+    let Some(place) = options.stead.place(exposed.as_ref()) else {
+        return session_options(&options.place, installed, undo);
+    };
+    let image = image(&options.place, installed);
+    let container = options.place.container.clone();
+    let serves = exposed.is_some();
+    Ok(session::Options {
+        context: options.place.context.clone(),
+        namespace: options.place.namespace.clone(),
+        workload: place.workload(),
+        container: container.clone(),
+        image: image.clone(),
+        stand_in: Some(stand_in::Options { place, container, image, serves }),
+        undo: Arc::clone(undo),
+    })
+}
+
+fn image(place: &cli::Place, installed: &Installed) -> Image {
+    match &place.agent_image {
+        Some(reference) => Image::BuiltIn { reference: reference.clone() },
+        None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
+    }
 }
 
 /// `tp agent`: makes sure that there is one, and says how to use it.

@@ -26,6 +26,8 @@ use tracing::{debug, info, warn};
 
 use crate::kube::agent::{self, Agent, AgentError, Image, Needs, Secret, SecretError, Stage};
 use crate::kube::config::ConfigError;
+use crate::kube::own_pod::OwnPod;
+use crate::kube::stand_in::{self, StandIn, StandInError};
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
@@ -57,6 +59,8 @@ pub struct Options {
     pub container: Option<String>,
     /// Where the agent's program comes from.
     pub image: Image,
+    /// If the workload's place is taken, instead of being beside it.
+    pub stand_in: Option<stand_in::Options>,
     /// Takes what is made in the cluster back: whoever opens a session runs it when the session has ended, or did not begin.
     pub undo: Arc<Undo>,
 }
@@ -76,6 +80,9 @@ pub enum SessionError {
     /// No port-forward.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Nobody's place is taken.
+    #[error(transparent)]
+    StandIn(#[from] StandInError),
     /// No secret to make tokens of.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -115,16 +122,22 @@ pub struct Session {
     pub cluster: Cluster,
     /// What this user's agents are known by.
     pub secret: Secret,
+    /// In whose place the pod is, if it is our own.
+    pub stand_in: Option<Arc<StandIn>>,
     /// The environment as the kubelet resolved it for the agent.
     pub environ: Vec<u8>,
     /// session --the pod's resolv.conf and hosts, after each link; none of an agent older than that question--> run
     pub files_rx: watch::Receiver<Option<Files>>,
     keeper: JoinHandle<()>,
+    taker: Option<JoinHandle<()>>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.keeper.abort();
+        if let Some(taker) = &self.taker {
+            taker.abort();
+        }
     }
 }
 
@@ -143,8 +156,23 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
             Secret::passing()?
         }
     };
-    let maker = Maker { cluster: cluster.clone(), secret: secret.clone(), options, own: Own::default() };
+    let stand_in = match options.stand_in.clone() {
+        Some(wanted) => {
+            progress(format!("looking for {}", options.workload));
+            let undo = Arc::clone(&options.undo);
+            Some(Arc::new(StandIn::begin(cluster.clone(), secret.clone(), wanted, undo).await?))
+        }
+        None => None,
+    };
+    let maker = Maker {
+        cluster: cluster.clone(),
+        secret: secret.clone(),
+        stand_in: stand_in.clone(),
+        options,
+        own: Own::default(),
+    };
     let made = maker.make(progress).await?;
+    let taker = stand_in.clone().map(|stand_in| tokio::spawn(take_over(stand_in)));
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
     let (files_tx, files_rx) = watch::channel(made.up.files);
@@ -155,15 +183,25 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         target: made.target,
         cluster,
         secret,
+        stand_in,
         environ: made.up.environ,
         files_rx,
         keeper,
+        taker,
     })
+}
+
+/// Takes the workload's place as soon as our pod is ready for it, and watches what becomes of the workload.
+async fn take_over(stand_in: Arc<StandIn>) {
+    if let Err(error) = stand_in.take_over(&|what| tell(format_args!("{what}"))).await {
+        tell(format_args!("the pods of {} serve beside this run: {error}", stand_in.workload()));
+    }
 }
 
 struct Maker {
     cluster: Cluster,
     secret: Secret,
+    stand_in: Option<Arc<StandIn>>,
     options: Options,
     own: Own,
 }
@@ -195,6 +233,12 @@ impl Maker {
     }
 
     async fn make_once(&self, progress: Progress<'_>) -> Result<Made, SessionError> {
+        if let Some(stand_in) = &self.stand_in {
+            progress(format!("taking the place of {}", stand_in.workload()));
+            let OwnPod { target, agent } = stand_in.pod().await?;
+            let up = self.link(&agent).await?;
+            return Ok(Made { agent, target, up });
+        }
         if let Some((agent, target)) = self.own.place() {
             match self.link(&agent).await {
                 Ok(up) => {

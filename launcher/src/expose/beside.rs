@@ -109,7 +109,7 @@ pub(super) async fn take(shared: &Shared, agent: &Agent, exposes: &[Expose]) -> 
 }
 
 /// Asks for one port; gives the stream if it is ours.
-async fn ask(opener: &Opener, wanted: Expose) -> io::Result<Result<Stream, No>> {
+pub(super) async fn ask(opener: &Opener, wanted: Expose) -> io::Result<Result<Stream, No>> {
     let mut stream = expose(opener).await?;
     let port = wanted.port;
     messages::write(&mut stream, &ToAgent::Expose(wanted)).await?;
@@ -142,7 +142,7 @@ impl No {
 }
 
 /// What the agent is asked for, in the order of the options.
-fn exposes(shared: &Shared, target: &Target) -> Result<Vec<Expose>, ExposeError> {
+pub(super) fn exposes(shared: &Shared, target: &Target) -> Result<Vec<Expose>, ExposeError> {
     let pod = &target.pod;
     // The rules would take the port of the whole node.
     if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {

@@ -28,7 +28,7 @@ use crate::session::link::Link;
 use crate::session::tell;
 
 /// Waits between tries to take ports again: from the first, doubled, to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long the agent may take to say that a port is the app's again.
 const ENDED_LIMIT: Duration = Duration::from_secs(3);
 /// How long what the program has said last may take to be delivered.
@@ -156,7 +156,7 @@ fn is_ours(shared: &Shared, error: &ExposeError) -> bool {
 }
 
 /// Carries what arrives. [`None`] when all was given back in order, else what went wrong.
-async fn serve(shared: &Arc<Shared>, up: Up, done: &CancellationToken) -> Option<String> {
+pub(super) async fn serve(shared: &Arc<Shared>, up: Up, done: &CancellationToken) -> Option<String> {
     let Up { agent, link: Link { opener, mut arrivals, mut driver }, streams } = up;
     let carried = TaskTracker::new();
     let take = |stream| {
@@ -193,7 +193,7 @@ async fn serve(shared: &Arc<Shared>, up: Up, done: &CancellationToken) -> Option
 }
 
 /// Keeps one port by a word now and then, until `done` and the agent's answer to that.
-async fn hold(stream: Stream, pod: &str, done: &CancellationToken) -> Result<(), String> {
+pub(super) async fn hold(stream: Stream, pod: &str, done: &CancellationToken) -> Result<(), String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let listen = async {
         loop {

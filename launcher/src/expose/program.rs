@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use socks_proxy::expose::wire::Protocol;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::taken;
 use crate::vif::Vif;
 
 /// How long a program may take to begin to listen, and to do so again.
@@ -72,6 +74,16 @@ impl Program {
 
     fn vif(&self) -> Option<Arc<Vif>> {
         self.vif.get().and_then(|find| find())
+    }
+
+    /// Whether it listens there, without a connection that it would see.
+    pub(super) async fn listens(&self, protocol: Protocol, port: u16) -> bool {
+        if let Some(vif) = self.vif()
+            && vif.has(protocol == Protocol::Udp, port).await
+        {
+            return true;
+        }
+        taken::holder(protocol, port).is_some()
     }
 
     /// A connection to the program, for `peer`.

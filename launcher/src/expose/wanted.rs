@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use socks_proxy::expose::wire::{Filter, Protocol, Way};
 
+use crate::kube::stand_in;
+
 /// A port in the pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Port {
@@ -38,6 +40,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The port as one of a Service that is made for it; a name is of no use where nothing has names yet.
+    #[must_use]
+    pub fn of_service(&self) -> Option<stand_in::Port> {
+        match self.port {
+            Port::Number(number) => Some(stand_in::Port { number, udp: self.protocol == Protocol::Udp }),
+            Port::Name(_) => None,
+        }
+    }
+
     /// The program's port, if it is known before the pod is.
     #[must_use]
     pub fn number_here(&self) -> Option<u16> {

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{ApiError, Cluster};
 
-/// A verb on a resource of the core group, with its subresource.
+/// A verb on a resource, with its subresource: `pods/attach`, `deployments.apps/scale`.
 pub(super) type Needed = (&'static str, &'static str);
 
 /// Fails with the first of `needed` that is not allowed. A cluster that does not answer the question is taken to
@@ -35,7 +35,12 @@ async fn review(cluster: &Cluster, verb: &str, resource: &str) -> Option<bool> {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
         None => (resource, None),
     };
+    let (resource, group) = match resource.split_once('.') {
+        Some((resource, group)) => (resource, Some(group.to_owned())),
+        None => (resource, None),
+    };
     let attributes = ResourceAttributes {
+        group,
         namespace: Some(cluster.namespace.clone()),
         verb: Some(verb.to_owned()),
         resource: Some(resource.to_owned()),

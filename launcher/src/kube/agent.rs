@@ -223,6 +223,11 @@ pub(super) fn in_own_pod(
     (agent, made)
 }
 
+/// A port that nothing in a pod should have.
+pub(super) fn new_port() -> u16 {
+    spec::new_port()
+}
+
 /// What the agent's image is made into the agent with: the program that is streamed, if it is.
 pub(super) async fn read_program(image: &Image) -> Result<Vec<u8>, AgentError> {
     match image {

@@ -81,8 +81,8 @@ pub enum Purpose {
     Beside,
     /// It takes connections in place of the workload's pods.
     StandIn {
-        /// It is ready while this port of it is listened on.
-        ready_port: u16,
+        /// It is ready while this port of it is listened on; without one it never is.
+        ready_port: Option<u16>,
         /// Labels by which its own pods are told apart, as those of a stateful set's first pod.
         labels: BTreeMap<String, String>,
     },
@@ -95,8 +95,16 @@ pub struct OwnPod {
     pub target: Target,
     /// The agent in it.
     pub agent: Agent,
-    /// The run it belongs to, as its label [`SESSION`] says.
-    pub session: String,
+}
+
+/// A pod of our own that was made, whose agent is still to start.
+pub struct Created {
+    cluster: Cluster,
+    pod: Pod,
+    template: Target,
+    agent: Agent,
+    image: Image,
+    program: Vec<u8>,
 }
 
 /// Makes a pod after `template`, a pod of the workload or what would become one, and waits until the agent in it listens.
@@ -111,22 +119,48 @@ pub async fn make(
     purpose: &Purpose,
     undo: &Undo,
 ) -> Result<OwnPod, AgentError> {
+    create(cluster, secret, template, image, purpose, &new_session(), undo).await?.begin().await
+}
+
+/// Makes a pod for the run `session`, and does not wait for it.
+///
+/// # Errors
+/// As [`make`].
+pub async fn create(
+    cluster: &Cluster,
+    secret: &Secret,
+    template: &Target,
+    image: &Image,
+    purpose: &Purpose,
+    session: &str,
+    undo: &Undo,
+) -> Result<Created, AgentError> {
     let program = agent::read_program(image).await?;
     let needed = [&[("create", "pods"), ("delete", "pods")][..], &agent::needed(image)].concat();
     access::check(cluster, &needed).await?;
-    let session = new_session();
-    let name = name(&template.workload.name, &session);
-    let (agent, container) = agent::in_own_pod(secret, template, &name, &session, image, &program);
-    let wanted = pod(template, &name, &session, container, purpose);
+    let name = name(&template.workload.name);
+    let (agent, container) = agent::in_own_pod(secret, template, &name, session, image, &program);
+    let wanted = pod(template, &name, session, container, purpose);
     sweep(cluster).await;
     note(cluster, &name, undo);
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let created = cluster.call("create", "pods", api.create(&PostParams::default(), &wanted)).await?;
+    let pod = cluster.call("create", "pods", api.create(&PostParams::default(), &wanted)).await?;
     info!(pod = name, "own pod created");
-    agent::begin(cluster, &agent, image, &program).await?;
-    let pod = with_addresses(cluster, created).await?;
-    let target = Target { workload: template.workload.clone(), pod, container: template.container.clone() };
-    Ok(OwnPod { target, agent, session })
+    let (cluster, template, image) = (cluster.clone(), template.clone(), image.clone());
+    Ok(Created { cluster, pod, template, agent, image, program })
+}
+
+impl Created {
+    /// Waits until the agent listens.
+    ///
+    /// # Errors
+    /// If it does not come to that.
+    pub async fn begin(self) -> Result<OwnPod, AgentError> {
+        let Self { cluster, pod, template, agent, image, program } = self;
+        agent::begin(&cluster, &agent, &image, &program).await?;
+        let pod = with_addresses(&cluster, pod).await?;
+        Ok(OwnPod { target: Target { pod, ..template }, agent })
+    }
 }
 
 /// The pod with its addresses in its status: the kubelet tells them up to a second after its containers run.
@@ -186,33 +220,52 @@ pub fn is_ours(pod: &Pod) -> bool {
     pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(SESSION))
 }
 
+/// All pods of our own in the namespace, of all runs.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn all(cluster: &Cluster) -> Result<Vec<Pod>, ApiError> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let ours = ListParams::default().labels(SESSION);
+    Ok(cluster.call("list", "pods", api.list(&ours)).await?.items)
+}
+
+/// If the pod's only container has ended, which is never started again.
+#[must_use]
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// Deletes what killed runs left: pods whose agent has ended.
 async fn sweep(cluster: &Cluster) {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let listed = cluster.call("list", "pods", api.list(&ListParams::default().labels(SESSION))).await;
-    for pod in listed.into_iter().flatten() {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let (Some("Succeeded" | "Failed"), Some(name)) = (phase, pod.metadata.name) else { continue };
+    for pod in all(cluster).await.unwrap_or_default() {
+        let (true, Some(name)) = (has_ended(&pod), pod.metadata.name) else { continue };
         let removed = remove(cluster, &name).await;
         debug!(name, ?removed, "a pod that another run left");
     }
 }
 
-/// A word for a run: 20 letters, so that no controller takes it for an ordinal, and nobody guesses it.
-fn new_session() -> String {
-    let mut bytes = [0; 20];
+/// A word for a run, by which all that it made is known: nobody else has it.
+#[must_use]
+pub fn new_session() -> String {
+    word::<20>()
+}
+
+/// Letters only, so that no controller takes them for an ordinal.
+fn word<const LENGTH: usize>() -> String {
+    let mut bytes = [0; LENGTH];
     // Without randomness a clash is possible, and told by the API server.
     if getrandom::fill(&mut bytes).is_err() {
-        bytes = [u8::try_from(std::process::id() & 0xff).unwrap_or(0); 20];
+        bytes = [u8::try_from(std::process::id() & 0xff).unwrap_or(0); LENGTH];
     }
     bytes.iter().map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
 /// `tp-WORKLOAD-abcdef`, a valid host name: at most 63 letters (RFC 1123).
-fn name(workload: &str, session: &str) -> String {
+fn name(workload: &str) -> String {
     let short: String = workload.chars().take(50).collect();
-    let word = session.get(..6).unwrap_or(session);
-    format!("tp-{}-{word}", short.replace('.', "-").trim_end_matches('-'))
+    format!("tp-{}-{}", short.replace('.', "-").trim_end_matches('-'), word::<6>())
 }
 
 /// Who runs tp, for others to read: `user@machine`.
@@ -284,6 +337,7 @@ fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodS
     let mut volumes = of_template.volumes.unwrap_or_default();
     volumes.retain(|volume| mounts.contains(&volume.name.as_str()));
     let stands_in = matches!(purpose, Purpose::StandIn { .. });
+    let serves = matches!(purpose, Purpose::StandIn { ready_port: Some(_), .. });
     let on_host = of_template.host_network == Some(true);
     let affinity = affinity(of_template.affinity, of_template.node_name.filter(|_| !stands_in));
     PodSpec {
@@ -292,8 +346,8 @@ fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodS
         restart_policy: Some("Never".to_owned()),
         active_deadline_seconds: i64::try_from(DEADLINE.as_secs()).ok(),
         termination_grace_period_seconds: i64::try_from(GRACE.as_secs()).ok(),
-        readiness_gates: (!stands_in).then(|| vec![PodReadinessGate { condition_type: NEVER.to_owned() }]),
-        security_context: Some(security(of_template.security_context, stands_in && !on_host)),
+        readiness_gates: (!serves).then(|| vec![PodReadinessGate { condition_type: NEVER.to_owned() }]),
+        security_context: Some(security(of_template.security_context, serves && !on_host)),
         affinity,
         // A name of one of the workload's pods is for one pod only.
         hostname: of_template.hostname.filter(|_| stands_in),
@@ -358,7 +412,7 @@ fn container(copied: Container, agent: EphemeralContainer, purpose: &Purpose) ->
         termination_message_policy: agent.termination_message_policy,
         readiness_probe: match purpose {
             Purpose::Beside => None,
-            Purpose::StandIn { ready_port, .. } => Some(probe(*ready_port)),
+            Purpose::StandIn { ready_port, .. } => ready_port.map(probe),
         },
         ..Container::default()
     }

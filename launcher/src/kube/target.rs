@@ -51,6 +51,14 @@ impl Kind {
         }
     }
 
+    /// The name of its scale subresource in RBAC rules, for kinds that can be scaled to nothing.
+    pub(super) const fn scale(self) -> &'static str {
+        match self {
+            Kind::StatefulSet => "statefulsets.apps/scale",
+            _ => "deployments.apps/scale",
+        }
+    }
+
     const fn singular(self) -> &'static str {
         match self {
             Kind::Pod => "pod",
@@ -62,7 +70,7 @@ impl Kind {
         }
     }
 
-    fn api_resource(self) -> ApiResource {
+    pub(super) fn api_resource(self) -> ApiResource {
         let gvk = match self {
             Kind::Pod => GroupVersionKind::gvk("", "v1", "Pod"),
             Kind::Deployment => GroupVersionKind::gvk("apps", "v1", "Deployment"),
@@ -266,12 +274,14 @@ pub(super) async fn selector(cluster: &Cluster, workload: &Workload) -> Result<S
 
 /// Running, not on its way out, and ready; a pod that was named itself need not be ready: its network is there.
 pub(super) fn is_usable(pod: &Pod, named: bool) -> bool {
-    let status = pod.status.as_ref();
-    let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-    let ready = status
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    running && pod.metadata.deletion_timestamp.is_none() && (named || ready)
+    let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    running && pod.metadata.deletion_timestamp.is_none() && (named || is_ready(pod))
+}
+
+/// Whether Services send connections to the pod.
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 pub(super) fn no_pod<'a>(
@@ -286,6 +296,10 @@ pub(super) fn no_pod<'a>(
 /// What keeps a pod from being used, in the kubelet's words where it has some.
 fn describe(pod: &Pod) -> String {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if own_pod::is_ours(pod) {
+        let who = pod.metadata.annotations.as_ref().and_then(|all| all.get(own_pod::WHO));
+        return format!("{name}: made by {} with tp", who.map_or("somebody", String::as_str));
+    }
     if pod.metadata.deletion_timestamp.is_some() {
         return format!("{name}: being deleted");
     }
@@ -337,7 +351,7 @@ fn no_container(pod: &Pod, name: &str, containers: Vec<String>) -> TargetError {
 }
 
 /// Says what is missing, the object or its whole namespace, and what comes closest.
-async fn missing(cluster: &Cluster, workload: &Workload) -> TargetError {
+pub(super) async fn missing(cluster: &Cluster, workload: &Workload) -> TargetError {
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let found = cluster.call("get", "namespaces", namespaces.get(&cluster.namespace)).await;
     // Who may not read namespaces is told about the object, which is true as well.

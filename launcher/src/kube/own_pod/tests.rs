@@ -30,7 +30,7 @@ fn template(kind: Kind, metadata: serde_json::Value) -> Target {
 
 fn made(template: &Target, purpose: &Purpose) -> Pod {
     let session = new_session();
-    let name = name(&template.workload.name, &session);
+    let name = name(&template.workload.name);
     let image = Image::Base { reference: "busybox".into(), program: PathBuf::new() };
     let secret = Secret::passing().unwrap();
     let (_, container) = agent::in_own_pod(&secret, template, &name, &session, &image, b"program");
@@ -38,7 +38,7 @@ fn made(template: &Target, purpose: &Purpose) -> Pod {
 }
 
 fn stand_in() -> Purpose {
-    Purpose::StandIn { ready_port: 26_000, labels: BTreeMap::new() }
+    Purpose::StandIn { ready_port: Some(26_000), labels: BTreeMap::new() }
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn no_controller_adopts_it() {
 fn every_name_is_a_valid_host_name() {
     let long = format!("a.b-{}", "c".repeat(100));
     for workload in ["web", long.as_str(), "web.v1"] {
-        let name = name(workload, &new_session());
+        let name = name(workload);
         assert!(name.len() <= 63 && !name.contains('.') && !name.contains("--"), "{name}");
     }
 }

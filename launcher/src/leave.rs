@@ -1,0 +1,119 @@
+//! `tp leave`: gives back what runs that are dead have left in the cluster, from any machine.
+//!
+//! Everything tp changes has a record beside it, and everything it makes a label (see
+//! [`record`](crate::kube::record)), so nothing but the API server is asked. A run is dead when it has no pod left in which
+//! its agent runs: an agent ends some 30 s after its laptop is gone. Each step is one that the run itself would have
+//! taken, and is harmless if it was taken already; two that leave at once do not disturb each other.
+
+use std::io::{self, Write as _};
+
+use crate::cli;
+use crate::kube::own_pod::{self, WHO};
+use crate::kube::record::{self, Given, Looked, Record};
+use crate::kube::stand_in;
+use crate::kube::{ApiError, Cluster};
+use crate::report::{self, Failure};
+use crate::session::SessionError;
+
+/// `tp leave`: says what it did.
+///
+/// # Errors
+/// The first thing that went wrong; all else is done and said.
+pub async fn leave(options: cli::Leave) -> Result<u8, Failure> {
+    let connected = Cluster::connect(options.context.as_deref(), options.namespace.as_deref()).await;
+    let cluster = connected.map_err(SessionError::Config)?;
+    let mut leaving = Leaving { cluster, all: options.all, said: Vec::new(), failed: None };
+    leaving.run().await.map_err(SessionError::Api)?;
+    if leaving.said.is_empty() && leaving.failed.is_none() {
+        leaving.said.push(format!("nothing to give back in namespace `{}`", leaving.cluster.namespace()));
+    }
+    let text: String = leaving.said.iter().map(|line| format!("{line}\n")).collect();
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(Failure::Output(error)),
+        _ => {}
+    }
+    match leaving.failed {
+        Some(error) => Err(SessionError::Api(error).into()),
+        None => Ok(0),
+    }
+}
+
+struct Leaving {
+    cluster: Cluster,
+    all: bool,
+    said: Vec<String>,
+    failed: Option<ApiError>,
+}
+
+impl Leaving {
+    async fn run(&mut self) -> Result<(), ApiError> {
+        for (looked, record) in record::all(&self.cluster).await? {
+            let given = self.give_back(&looked, &record).await;
+            self.say(&looked.workload.to_string(), given);
+        }
+        for left in stand_in::all_made(&self.cluster).await? {
+            let removed = self.remove(&left).await;
+            self.say(&left.what, removed);
+        }
+        self.remove_pods().await
+    }
+
+    fn say(&mut self, what: &str, outcome: Result<Option<String>, ApiError>) {
+        match outcome {
+            Ok(Some(done)) => self.said.push(format!("{what}: {done}")),
+            Ok(None) => {}
+            Err(error) => {
+                report::tell(format_args!("{what}: {error}"));
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
+
+    async fn give_back(&self, looked: &Looked, record: &Record) -> Result<Option<String>, ApiError> {
+        let held = format!("held by {} since {}", record.who, record.age());
+        if !self.all && record.is_alive(&self.cluster).await? {
+            return Ok(Some(alive(&held)));
+        }
+        let workload = &looked.workload;
+        let given = stand_in::give_back(&self.cluster, workload, &record.session, true).await?;
+        record::remove(&self.cluster, workload, &record.session).await?;
+        Ok(match given {
+            Given::Back { replicas } => Some(format!("given back with {replicas} replicas; it was {held}")),
+            Given::AsItIs { replicas } => {
+                Some(format!("left with the {replicas} replicas that somebody else gave it; it was {held}"))
+            }
+            Given::Nothing => None,
+        })
+    }
+
+    async fn remove(&self, left: &stand_in::Left) -> Result<Option<String>, ApiError> {
+        if !self.all && record::is_alive(&self.cluster, &left.session).await? {
+            return Ok(Some(alive(&format!("made by {}", left.who))));
+        }
+        let removed = stand_in::remove_made(&self.cluster, left).await?;
+        Ok(removed.then(|| format!("deleted; it was made by {}", left.who)))
+    }
+
+    /// Those of dead runs have ended; with `--all` those of others go, too.
+    async fn remove_pods(&mut self) -> Result<(), ApiError> {
+        for pod in own_pod::all(&self.cluster).await? {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            let who = pod.metadata.annotations.as_ref().and_then(|all| all.get(WHO)).cloned();
+            let who = who.unwrap_or_else(|| "somebody".to_owned());
+            let outcome = if pod.metadata.deletion_timestamp.is_some() {
+                Ok(None)
+            } else if self.all || own_pod::has_ended(&pod) {
+                let removed = own_pod::remove(&self.cluster, &name).await;
+                removed.map(|()| Some(format!("deleted; it was made by {who}")))
+            } else {
+                Ok(Some(alive(&format!("made by {who}"))))
+            };
+            self.say(&format!("pod/{name}"), outcome);
+        }
+        Ok(())
+    }
+}
+
+fn alive(held: &str) -> String {
+    format!("{held}, and its run is alive: left as it is (--all gives it back)")
+}
