@@ -9,6 +9,8 @@
 )]
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use socks_proxy::expose::wire::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -364,4 +366,47 @@ async fn a_pod_of_our_own_is_listened_in_and_passes_on_when_the_launcher_is_lost
     udp.done().await;
     let refused = pod.outside(|| std::net::TcpStream::connect((POD[0], 8080)).unwrap_err());
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn no_client_fails_while_a_port_is_taken_and_given_back() {
+    let Some(pod) = Pod::make() else { return };
+    let pod = Arc::new(pod);
+    pod.app(8080);
+    let agent = pod.agent(&[]).await;
+    let launcher = pod.launcher(&agent).await;
+    let taken = Arc::new(AtomicU32::new(0));
+    let (stop_tx, stop_rx) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = [POD[0], POD[1], POD[0]]
+        .into_iter()
+        .map(|ip| {
+            let (pod, taken, stop_rx) = (pod.clone(), taken.clone(), stop_rx.clone());
+            tokio::spawn(async move {
+                while !*stop_rx.borrow() {
+                    match &*pod.client(ip, 8080).await.ask("x").await {
+                        "laptop: x" => drop(taken.fetch_add(1, Ordering::Relaxed)),
+                        answer => assert_eq!(answer, "app: x"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let opener = launcher.serve("laptop");
+    for _ in 0..10 {
+        let before = taken.load(Ordering::Relaxed);
+        let (mut exposing, answer) = net::expose(&opener, steal(8080)).await;
+        assert_eq!(answer, ToLauncher::Ready);
+        soon("some clients", async {
+            while taken.load(Ordering::Relaxed) < before + 20 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        exposing.done().await;
+        exposing.is_over().await;
+    }
+    stop_tx.send_replace(true);
+    for client in clients {
+        client.await.unwrap();
+    }
 }

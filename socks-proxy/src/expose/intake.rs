@@ -85,6 +85,16 @@ pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// The clients that a listener's queue still has.
+pub(super) fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std();
+    std::iter::from_fn(move || {
+        let (client, peer) = listener.as_ref().ok()?.accept().ok()?;
+        client.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(client).ok()?, peer))
+    })
+}
+
 /// Returns when nobody is in the middle of connecting: the kernel would reset them with the listener.
 pub(super) async fn until_none_is_half_open(port: u16) {
     let until = Instant::now() + HALF_OPEN;

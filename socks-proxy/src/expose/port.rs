@@ -15,7 +15,7 @@ use crate::route::{Registration, Routes, Visitor};
 use crate::serve::Agent;
 
 use super::guarded::Guarded;
-use super::intake::{self, Refused, Sockets, accept, step, until_none_is_half_open};
+use super::intake::{self, Refused, Sockets, accept, step, until_none_is_half_open, waiting};
 use super::steal::Rules;
 use super::wire::{Expose, Way};
 use super::{arrivals, datagrams, pod};
@@ -177,22 +177,28 @@ impl Port {
         };
         let mut closed = std::pin::pin!(closed);
         loop {
-            let (client, peer) = tokio::select! {
-                biased;
-                accepted = accept(&listener) => accepted,
-                () = &mut closed => return,
-            };
-            // Without a share in what the agent can do, the client is reset.
-            let Some(conversation) = agent.limits.conversations.take() else {
-                drop(client.set_zero_linger());
-                continue;
-            };
-            let served = arrivals::serve(self.clone(), client, peer);
-            tokio::spawn(agent.relays.track_future(async move {
-                served.await;
-                drop(conversation);
-            }));
+            tokio::select! {
+                (client, peer) = accept(&listener) => self.let_in(client, peer, &agent),
+                () = &mut closed => break,
+            }
         }
+        // What the kernel has for us and the runtime has not heard of yet would be reset with the listener.
+        for (client, peer) in waiting(listener) {
+            self.let_in(client, peer, &agent);
+        }
+    }
+
+    fn let_in(self: &Arc<Self>, client: TcpStream, peer: SocketAddr, agent: &Agent) {
+        // Without a share in what the agent can do, the client is reset.
+        let Some(conversation) = agent.limits.conversations.take() else {
+            drop(client.set_zero_linger());
+            return;
+        };
+        let served = arrivals::serve(self.clone(), client, peer);
+        tokio::spawn(agent.relays.track_future(async move {
+            served.await;
+            drop(conversation);
+        }));
     }
 
     pub(super) const fn number(&self) -> u16 {

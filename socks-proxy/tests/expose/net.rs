@@ -295,29 +295,9 @@ pub fn steal(port: u16) -> Expose {
 }
 
 impl Launcher {
-    /// Asks for a port; gives the conversation and the first answer.
-    pub async fn expose(&self, expose: Expose) -> (Exposing, ToLauncher) {
-        let mut stream = self.opener.open().await.unwrap();
-        let mut client = Client::pipelined(&Request::bare(Command::Expose)).unwrap();
-        stream.write_all(&client.output()).await.unwrap();
-        let mut bytes = Vec::new();
-        loop {
-            bytes.push(soon("a reply", stream.read_u8()).await.unwrap());
-            match client.input(&bytes).unwrap() {
-                Step::More(used) => drop(bytes.drain(..used)),
-                Step::Done(_, reply) => {
-                    assert_eq!(reply.code, 0);
-                    break;
-                }
-            }
-        }
-        messages::write(&mut stream, &ToAgent::Expose(expose)).await.unwrap();
-        let (reader, writer) = tokio::io::split(stream);
-        let writer = Arc::new(Mutex::new(writer));
-        let alive = tokio::spawn(say_alive(writer.clone()));
-        let mut exposing = Exposing { reader, writer, alive };
-        let answer = exposing.hears().await;
-        (exposing, answer)
+    /// As [`expose`].
+    pub async fn expose(&self, wanted: Expose) -> (Exposing, ToLauncher) {
+        expose(&self.opener, wanted).await
     }
 
     /// Asks for a port that is to be had.
@@ -348,6 +328,31 @@ impl Launcher {
         });
         opener
     }
+}
+
+/// Asks for a port; gives the conversation and the first answer.
+pub async fn expose(opener: &Opener, expose: Expose) -> (Exposing, ToLauncher) {
+    let mut stream = opener.open().await.unwrap();
+    let mut client = Client::pipelined(&Request::bare(Command::Expose)).unwrap();
+    stream.write_all(&client.output()).await.unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.push(soon("a reply", stream.read_u8()).await.unwrap());
+        match client.input(&bytes).unwrap() {
+            Step::More(used) => drop(bytes.drain(..used)),
+            Step::Done(_, reply) => {
+                assert_eq!(reply.code, 0);
+                break;
+            }
+        }
+    }
+    messages::write(&mut stream, &ToAgent::Expose(expose)).await.unwrap();
+    let (reader, writer) = tokio::io::split(stream);
+    let writer = Arc::new(Mutex::new(writer));
+    let alive = tokio::spawn(say_alive(writer.clone()));
+    let mut exposing = Exposing { reader, writer, alive };
+    let answer = exposing.hears().await;
+    (exposing, answer)
 }
 
 /// A port that is exposed until this is dropped.
