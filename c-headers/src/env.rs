@@ -11,6 +11,12 @@ pub const RESOLV_CONF: &str = "resolv.conf";
 /// Beside [`SOCKET`]: the pod's hosts file.
 pub const HOSTS: &str = "hosts";
 
+/// Beside [`SOCKET`]: the folder at which the file system with the pod's volumes is mounted.
+pub const VOLUMES: &str = "root";
+
+/// Beside [`SOCKET`]: paths, each with a NUL behind it, that were made on the laptop for mounts of the pod's, in order.
+pub const MADE: &str = "made";
+
 /// The gate's ports as `V4,V6` in decimal: the park on [`GATE_V4`] and on `::1`. `0` where the family is missing.
 pub const GATE: &str = "TP_GATE";
 

@@ -14,6 +14,7 @@ use crate::environment::syntax::Syntax;
 use crate::expose::wanted::{self, Header, Options, Wanted};
 use crate::kube::stand_in;
 use crate::kube::target::{Kind, Workload};
+use crate::mounts::chosen::{Choice, Word};
 use crate::placement::{METHOD, Method};
 use crate::pod::proxy::ProxyAddress;
 use crate::scope::Rule;
@@ -76,6 +77,9 @@ pub struct Run {
 
     #[command(flatten)]
     pub expose: Expose,
+
+    #[command(flatten)]
+    pub volumes: Volumes,
 
     #[command(flatten)]
     pub log: Log,
@@ -301,6 +305,26 @@ impl Place {
     }
 }
 
+/// Which of the pod's volumes the command gets.
+#[derive(Debug, Args)]
+pub struct Volumes {
+    /// Have the pod's volumes at their paths: all (true, the default), none (false), or that at PATH (repeatable)
+    #[arg(long, value_name = "PATH|true|false", conflicts_with = "proxy")]
+    pub mount: Vec<Word>,
+
+    /// Let the command write to the pod's volumes, or to that at PATH (repeatable)
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "proxy")]
+    pub mount_rw: Vec<PathBuf>,
+}
+
+impl Volumes {
+    /// What the user said.
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        Choice { mount: self.mount.clone(), writable: self.mount_rw.clone() }
+    }
+}
+
 /// What is told besides the command's own output.
 #[derive(Debug, Args)]
 pub struct Log {
@@ -394,6 +418,19 @@ mod tests {
         for option in ["--env A", "--env =b", "--env-exclude a["] {
             assert!(parse(&format!("tp run -d web {option} -- env")).is_err(), "{option}");
         }
+    }
+
+    #[test]
+    fn volumes_are_named_by_path_and_may_be_written_to_all_or_some() {
+        let choice = |line: &str| {
+            let Action::Run(run) = parse(line).unwrap().command else { panic!("not a run") };
+            run.volumes.choice()
+        };
+        let chosen = choice("tp run -d web --mount /a --mount /b --mount-rw --mount-rw=/c -- env");
+        assert_eq!(chosen.mount, [Word::Path("/a".into()), Word::Path("/b".into())]);
+        assert_eq!(chosen.writable, [PathBuf::new(), PathBuf::from("/c")]);
+        assert!(!choice("tp run -d web --mount false -- env").wants_any());
+        assert!(parse("tp run --proxy socks5://h:1 --mount true -- env").is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{Architecture, FileKind, Object as _, ObjectSection as _, ReadCache};
 
 use place::Place;
+pub use place::Surroundings;
 
 /// Nesting of `#!` lines that the kernel follows (`BINPRM_BUF_SIZE`, load_script, bprm depth).
 const INTERPRETERS: u32 = 5;
@@ -61,7 +62,7 @@ pub struct Refusal {
     pub path: PathBuf,
     /// Why.
     pub reason: Reason,
-    /// It is started by a process that [is elsewhere](is_elsewhere).
+    /// It is started by a process that [is elsewhere](Surroundings).
     pub elsewhere: bool,
 }
 
@@ -168,8 +169,13 @@ fn search(command: &OsStr) -> Result<PathBuf, CommandError> {
 }
 
 /// Finds the path of the program that a descriptor (also an `O_PATH` one) refers to and that process `pid` wants to start,
-/// and judges whether the shim, which is at the path `shim`, can enter it.
-pub fn find_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> (PathBuf, Result<(), Refusal>) {
+/// and judges whether the shim, which is at the path `shim`, can enter it. `home` is where the run's programs are.
+pub fn find_descriptor(
+    descriptor: OwnedFd,
+    pid: Pid,
+    shim: &Path,
+    home: &Surroundings,
+) -> (PathBuf, Result<(), Refusal>) {
     let proc = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
     let path = std::fs::read_link(&proc).unwrap_or_else(|_| PathBuf::from("the program"));
     let place = Place::of(pid);
@@ -178,15 +184,8 @@ pub fn find_descriptor(descriptor: OwnedFd, pid: Pid, shim: &Path) -> (PathBuf, 
         return (path.clone(), Err(Refusal { path, reason, elsewhere: true }));
     }
     let judged = examine(&place, &path, Place::Here.open(&proc), 0)
-        .map_err(|refusal| Refusal { elsewhere: is_elsewhere(pid), ..refusal });
+        .map_err(|refusal| Refusal { elsewhere: home.are_not_of(pid), ..refusal });
     (path, judged)
-}
-
-/// Whether a process has a root folder, mounts or a user namespace of its own: it cannot enter another of these and start
-/// the program that it meant.
-#[must_use]
-pub fn is_elsewhere(pid: Pid) -> bool {
-    place::is_elsewhere(pid)
 }
 
 fn classify(path: &Path) -> Result<(), Refusal> {

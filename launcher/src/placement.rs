@@ -16,10 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tracing::info;
 
-use crate::method::{self, Reason, Refusal};
+use crate::method::{Reason, Refusal, Surroundings};
 use crate::probes::{self, Complaint};
 use crate::services::Services;
 use crate::sys;
+use crate::sys::process::Within;
 use crate::trap::Trap;
 use crate::vif::Vif;
 
@@ -75,6 +76,15 @@ pub enum Place {
     Shim,
     /// It is started by `tp-inside`.
     Inside,
+}
+
+/// Where the programs of a run are before they enter anything.
+#[derive(Clone, Default)]
+pub struct Home {
+    /// The namespaces, if they are not the launcher's own.
+    pub within: Option<Arc<Within>>,
+    /// How one that is there is known.
+    pub surroundings: Surroundings,
 }
 
 /// What `tp-inside` enters.
@@ -183,10 +193,11 @@ async fn make(
     inside: PathBuf,
     folder: PathBuf,
     services: Arc<Services>,
+    home: Home,
 ) -> Result<Entry, Lacks> {
     let mut lacks = Lacks::default();
     if method != Method::Trap {
-        match private_network(&inside, &folder, services).await {
+        match private_network(&inside, &folder, services, &home).await {
             Ok(vif) => return Ok(Entry::Vif(vif)),
             Err(complaints) => lacks.add(Method::Vif, complaints),
         }
@@ -207,11 +218,12 @@ async fn private_network(
     inside: &Path,
     folder: &Path,
     services: Arc<Services>,
+    home: &Home,
 ) -> Result<Arc<Vif>, Vec<Complaint>> {
     if let Some(complaint) = probes::filtered() {
         return Err(vec![complaint]);
     }
-    match Vif::start(inside, folder, services).await {
+    match Vif::start(inside, folder, services, home.within.as_ref()).await {
         Ok(vif) => Ok(vif),
         Err(error) => {
             // Trying each step by itself mostly tells more.
@@ -227,6 +239,7 @@ pub struct Placement {
     inside: PathBuf,
     folder: PathBuf,
     services: Arc<Services>,
+    home: Home,
     entry: OnceCell<Result<Entry, Lacks>>,
     /// Whether there can be a filter, too, for processes that cannot enter the private network.
     filters: OnceCell<bool>,
@@ -235,10 +248,16 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// `inside` is the path of `tp-inside`, `folder` the run's. What programs enter is served by the runtime that this is
+    /// `inside` is the path of `tp-inside`, `folder` the run's, `home` where programs are started. What programs enter is served by the runtime that this is
     /// called in.
     #[must_use]
-    pub fn new(method: Method, inside: PathBuf, folder: PathBuf, services: Arc<Services>) -> Self {
+    pub fn new(
+        method: Method,
+        inside: PathBuf,
+        folder: PathBuf,
+        services: Arc<Services>,
+        home: Home,
+    ) -> Self {
         let trap = Trap::new(folder.clone(), Arc::clone(&services));
         let runtime = Handle::current();
         Self {
@@ -246,6 +265,7 @@ impl Placement {
             inside,
             folder,
             services,
+            home,
             entry: OnceCell::new(),
             filters: OnceCell::new(),
             trap,
@@ -257,6 +277,12 @@ impl Placement {
     #[must_use]
     pub fn inside(&self) -> &Path {
         &self.inside
+    }
+
+    /// Where the run's programs are.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Where a program is placed of which `judged` says whether the shim can enter it. What goes inside has something to
@@ -296,7 +322,7 @@ impl Placement {
     /// If there is nothing.
     pub async fn entry_of(&self, asker: Pid) -> Result<&Entry, &Lacks> {
         match self.entry().await {
-            Ok(Entry::Vif(_)) if method::is_elsewhere(asker) => Ok(&Entry::Trap),
+            Ok(Entry::Vif(_)) if self.home.surroundings.are_not_of(asker) => Ok(&Entry::Trap),
             entry => entry,
         }
     }
@@ -306,8 +332,8 @@ impl Placement {
         let make = || async {
             let services = Arc::clone(&self.services);
             // What it starts outlives the question for it, and carries data: it is not for who asks to run.
-            let made =
-                self.runtime.spawn(make(self.method, self.inside.clone(), self.folder.clone(), services));
+            let (inside, folder) = (self.inside.clone(), self.folder.clone());
+            let made = self.runtime.spawn(make(self.method, inside, folder, services, self.home.clone()));
             made.await.unwrap_or_else(|error| Err(Lacks(vec![(self.method, Complaint::of(&error))])))
         };
         self.entry.get_or_init(make).await.as_ref()

@@ -16,6 +16,8 @@ use crate::kube::config::ConfigError;
 use crate::kube::stand_in::StandInError;
 use crate::kube::target::TargetError;
 use crate::method::CommandError;
+use crate::mounts::MountsError;
+use crate::mounts::chosen::ChoiceError;
 use crate::placement::PlacementError;
 use crate::pod::proxy::ProxyError;
 use crate::session::SessionError;
@@ -58,6 +60,9 @@ pub enum Failure {
     /// No port of the pod.
     #[error(transparent)]
     Expose(#[from] ExposeError),
+    /// Not the volumes that were asked for.
+    #[error(transparent)]
+    Mounts(#[from] MountsError),
     /// No SOCKS5 server.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -198,12 +203,32 @@ fn code(failure: &Failure) -> &'static str {
         Failure::Placement(_) => "tp::command::refused",
         Failure::Session(error) | Failure::Expose(ExposeError::Session(error)) => session_code(error),
         Failure::Expose(error) => expose::code(error),
+        Failure::Mounts(MountsError::Choice(_)) => "tp::usage",
+        Failure::Mounts(_) => "tp::volumes",
         Failure::Proxy(_) => "tp::proxy",
         Failure::Park(_) | Failure::Listener(_) | Failure::Folder { .. } | Failure::SetUp(_) => "tp::setup",
         Failure::EnvFile { .. } | Failure::LogFile { .. } | Failure::Output(_) => "tp::file",
         Failure::NoSelf(_) | Failure::NoShim { .. } | Failure::NoInside { .. } => "tp::install",
         Failure::Interrupted(_) => "tp::interrupted",
     }
+}
+
+fn mounts_help(error: &MountsError) -> Option<String> {
+    Some(match error {
+        MountsError::Choice(ChoiceError::Unknown { known, .. }) if known.is_empty() => {
+            "the container has no volumes; --container names another".to_owned()
+        }
+        MountsError::Choice(ChoiceError::Unknown { known, .. }) => {
+            format!("its volumes are at {}", known.join(", "))
+        }
+        MountsError::Choice(ChoiceError::NotHere { .. }) | MountsError::Place { .. } => {
+            "leave it out: what is chosen is below the folder in TP_ROOT, too".to_owned()
+        }
+        MountsError::NoWay { .. } => {
+            "`tp doctor` says what can be done about it; --mount false runs without them".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 fn session_code(error: &SessionError) -> &'static str {
@@ -251,6 +276,7 @@ fn help(failure: &Failure) -> Option<String> {
             return session_help(error);
         }
         Failure::Expose(error) => return expose::help(error),
+        Failure::Mounts(error) => return mounts_help(error),
         Failure::Proxy(ProxyError::Unreachable { .. }) => {
             "check that the server runs and the address".to_owned()
         }

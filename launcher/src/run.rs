@@ -30,9 +30,11 @@ use crate::expose::{self, Exposing, Origin};
 use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
-use crate::kube::agent::Image;
+use crate::kube::agent::{Image, PodVolumes};
 use crate::kube::stand_in;
 use crate::method;
+use crate::mounts::chosen::{Choice, Laptop};
+use crate::mounts::{self, Mounts, Prepared};
 use crate::names::Names;
 use crate::nameserver::Nameservers;
 use crate::placement::{self, METHOD, Place, Placement};
@@ -45,6 +47,7 @@ use crate::scope::Scope;
 use crate::services::Services;
 use crate::session::{self, Session};
 use crate::shim::{Answers, Server};
+use crate::sys;
 use crate::undo::Undo;
 
 /// How long connections that the command closed last may take to be delivered.
@@ -89,6 +92,8 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let shim = installed.shim()?;
     placement::check(method, judged.clone(), &installed.inside()).await?;
     let folder = Folder::make()?;
+    let choice = options.volumes.choice();
+    let prepared = mounts::prepare(&choice, &installed.inside(), folder.path());
     let spinner = spinner();
     let opened = tokio::select! {
         opened = open(&options, &installed, &spinner, undo) => opened,
@@ -105,6 +110,11 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
             .map_err(|source| Failure::Folder { path: folder.path().to_owned(), source })?;
     }
     write_environment(&options.files, &side.environment)?;
+    let shown = show(prepared, &choice, side.session.as_ref(), &folder, &installed);
+    let mounts = tokio::select! {
+        shown = shown => shown?,
+        signal = signals.interrupted() => return Err(Failure::Interrupted(signal)),
+    };
     let scope = Arc::new(Scope::new(options.local, options.only));
     let names = Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope)));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
@@ -125,7 +135,10 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         nameservers: Nameservers::new(Arc::clone(&pod)),
         pod,
     });
-    let placement = Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone());
+    let home = mounts.home();
+    let within = home.within.clone();
+    let placement =
+        Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone(), home);
     let place = placement.place(&path, judged).await?;
     let answers = Arc::new(Answers { services, placement, shim: shim.clone() });
     let server = Server::start(folder.path(), Arc::clone(&answers)).map_err(Failure::Listener)?;
@@ -139,7 +152,7 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         Place::Inside => Command::new(installed.inside()),
     };
     command.arg0(program).args(arguments);
-    command.envs(side.environment.iter());
+    command.envs(side.environment.iter()).envs(mounts.variables());
     command.env(env::SOCKET, server.path()).env_remove(METHOD);
     match place {
         Place::Shim => {
@@ -151,6 +164,9 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         Place::Inside => {
             command.env(env::PROGRAM, &path);
         }
+    }
+    if let Some(within) = within {
+        sys::process::start_within(&mut command, within);
     }
     let ended = tokio::select! {
         ended = child::run(command, signals) => ended,
@@ -166,11 +182,31 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         }
     };
     tokio::join!(gate.drain(DRAIN_LIMIT), flows.drain(DRAIN_LIMIT), vif);
+    mounts.end().await;
     drop((server, answers));
     drop(side.session);
     let status = ended.map_err(|source| Failure::Start { path, source })?;
     debug!(?status, "ended");
     Ok(child::exit_code(status))
+}
+
+/// Has the pod's volumes where the command will find them.
+async fn show(
+    prepared: Prepared,
+    choice: &Choice,
+    session: Option<&Session>,
+    folder: &Folder,
+    installed: &Installed,
+) -> Result<Mounts, Failure> {
+    let Some(session) = session else { return Ok(Mounts::default()) };
+    let laptop = Laptop {
+        run: folder.path(),
+        tp: &installed.inside(),
+        home: std::env::home_dir(),
+        folder: std::env::current_dir().ok(),
+    };
+    let volumes = PodVolumes::of(&session.target, &session.environ, &session.agent);
+    Ok(prepared.show(choice, &volumes, &laptop, &session.pod).await?)
 }
 
 /// What a command is connected to.
@@ -404,6 +440,14 @@ struct Folder {
     _lock: Flock<std::fs::File>,
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !mounts::sweep(self.folder.path()) {
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
 const FOLDER_PREFIX: &str = "run-";
 const LOCK: &str = "lock";
 
@@ -467,7 +511,7 @@ fn sweep(parent: &Path) {
             let _ = std::fs::remove_dir(entry.path());
             continue;
         };
-        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
+        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() && mounts::sweep(&entry.path()) {
             let removed = std::fs::remove_dir_all(entry.path());
             debug!(folder = %entry.path().display(), ?removed, "swept");
         }

@@ -294,8 +294,9 @@ async fn may_start(
 ) -> Option<usize> {
     let Some(file) = attached else { return Answer::Errno(code::ENFILE).encode(reply) };
     let shim = answers.shim.clone();
-    let (program, judged) =
-        tokio::task::spawn_blocking(move || method::find_descriptor(file, asker, &shim)).await.ok()?;
+    let home = answers.placement.home().surroundings.clone();
+    let judge = move || method::find_descriptor(file, asker, &shim, &home);
+    let (program, judged) = tokio::task::spawn_blocking(judge).await.ok()?;
     match answers.placement.place(&program, judged).await {
         Ok(Place::Shim) => Answer::Pass.encode(reply),
         Ok(Place::Inside) => {

@@ -62,6 +62,7 @@ use crate::pod::datagrams::Datagrams as PodDatagrams;
 use crate::pod::{DialError, Stream};
 use crate::services::Services;
 use crate::sys;
+use crate::sys::process::Within;
 use connections::Connections;
 use datagrams::Datagrams;
 use diagnose::Protocol;
@@ -100,15 +101,21 @@ pub struct Vif {
 }
 
 impl Vif {
-    /// Makes one. `inside` is the path of `tp-inside`, `folder` the run's. What carries it runs in the runtime that this is
+    /// Makes one. `inside` is the path of `tp-inside`, `folder` the run's, `within` the namespaces of its programs, if they
+    /// have any: only below these can be another that they may enter. What carries it runs in the runtime that this is
     /// called in.
     ///
     /// # Errors
     /// If the machine does not allow it.
-    pub async fn start(inside: &Path, folder: &Path, services: Arc<Services>) -> Result<Arc<Self>, VifError> {
+    pub async fn start(
+        inside: &Path,
+        folder: &Path,
+        services: Arc<Services>,
+        within: Option<&Arc<Within>>,
+    ) -> Result<Arc<Self>, VifError> {
         let files = files(folder, &services)
             .map_err(|source| VifError::Refused { step: "a file in the run's folder".to_owned(), source })?;
-        let (holder, made) = Holder::start(inside, &files, &addresses(&services)).await?;
+        let (holder, made) = Holder::start(inside, &files, &addresses(&services), within).await?;
         let Made { namespaces, families, loopback, diagnose } = made;
         let refused = |source| VifError::Refused { step: "a descriptor".to_owned(), source };
         let end = holder.gone.child_token();

@@ -15,7 +15,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +67,8 @@ impl Served {
 }
 
 /// Serves `mounts` on a FUSE device that is mounted already; all are nested folders below its root. To be called within the
-/// runtime that is to carry the requests; returns when the kernel's greeting was answered.
+/// runtime that is to carry the requests; returns when the kernel's greeting was answered. `denied` is told of what the agent
+/// may not read.
 ///
 /// # Errors
 /// The device's.
@@ -75,8 +76,9 @@ pub fn serve(
     device: OwnedFd,
     open: impl Fn() -> Opening + Send + Sync + 'static,
     mounts: &[Mount],
+    denied: impl Fn(&Path) + Send + Sync + 'static,
 ) -> io::Result<Served> {
-    let volumes = Arc::new(requests::Volumes::new(Box::new(open), mounts));
+    let volumes = Arc::new(requests::Volumes::new(Box::new(open), mounts, denied));
     let system = kernel::System::new(volumes.clone(), tokio::runtime::Handle::current());
     // Who may use it the kernel knows better: it compares users as they are in the mount's own user namespace.
     let mut config = Config::default();

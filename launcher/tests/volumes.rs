@@ -121,7 +121,7 @@ impl Shown {
                 let link = link.clone();
                 Box::pin(async move { link.open().map(|stream| Box::new(stream) as tp::pod::Stream) }) as _
             };
-            tp::volumes::serve(device, open, mounts).unwrap()
+            tp::volumes::serve(device, open, mounts, |_| {}).unwrap()
         };
         Self {
             real: folder.path().to_owned(),

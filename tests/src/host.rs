@@ -50,6 +50,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/git", "git"),
     need("/usr/bin/dig", "dnsutils"),
     need("/usr/bin/microsocks", "microsocks"),
+    need("/usr/bin/fusermount3", "fuse3"),
     // What the benches compare with.
     need("/usr/bin/torsocks", "torsocks"),
     need("/usr/bin/proxychains4", "proxychains4"),

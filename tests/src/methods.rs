@@ -37,6 +37,7 @@ const ASKS: &str = "the socket by which the shim asks; nobody else gets to know 
 const OWN: &str = "the case says itself which methods it is about";
 const PLACES: &str =
     "what is asked and made in the cluster, and told of it; the other cases run programs with it";
+const MOUNTS: &str = "how volumes are mounted; what catches a program's calls has no part in it";
 const BEFORE: &str = "what becomes of tp before any program is started";
 
 /// Where the namespace of a run is, it has an end.
@@ -106,6 +107,10 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_auto", "", SHIM, "which method is taken where none is asked for"),
     bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
     bound("cluster_container", "", SHIM, OWN),
+    bound("cluster_volumes", "what_cannot_be_had_is_told", SHIM, MOUNTS),
+    bound("cluster_volumes", "without_namespaces_they_are_below_a_folder", SHIM, MOUNTS),
+    bound("cluster_volumes", "a_launcher_that_is_killed_leaves_no_mount_and_no_folder", SHIM, MOUNTS),
+    bound("cluster_volumes", "a_lost_pod_is_an_error_and_no_wait_for_ever", SHIM, MOUNTS),
     bound("cluster_vif", "", &["vif"], OWN),
     bound("cluster_trap", "", &["trap"], OWN),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),

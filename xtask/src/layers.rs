@@ -16,7 +16,12 @@ use crate::step::{cargo, workspace};
 const TOP: [&str; 4] = ["crate::cli", "crate::report", "crate::run", "crate::plan"];
 
 /// A room of the launcher, and what it must not use beside [`TOP`], clap and miette.
-const FORBIDDEN: [(&str, &[&str]); 19] = [
+const FORBIDDEN: [(&str, &[&str]); 21] = [
+    (
+        "mounts",
+        &["crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate", "crate::child"],
+    ),
+    ("holder", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::trap", "crate::gate"]),
     ("shim", &["crate::kube", "crate::session", "crate::trap", "crate::child"]),
     ("vif", &["crate::kube", "crate::session", "crate::shim", "crate::trap", "crate::child"]),
     ("trap", &["crate::kube", "crate::session", "crate::shim", "crate::vif", "crate::child"]),

@@ -24,6 +24,7 @@ mod links;
 mod mounts;
 mod rules;
 pub(crate) mod trial;
+pub mod volumes;
 mod watch;
 
 use std::ffi::OsString;
@@ -59,6 +60,19 @@ struct Refused {
     source: io::Error,
 }
 
+impl Refused {
+    /// As the launcher is told.
+    fn answer(&self) -> Answer {
+        let errno = self.source.raw_os_error().unwrap_or(libc::EIO);
+        Answer::Refused { errno, step: self.step.to_owned() }
+    }
+}
+
+/// What an error becomes that was met in this step.
+fn refuse(step: &'static str) -> impl Fn(io::Error) -> Refused {
+    move |source| Refused { step, source }
+}
+
 /// `tp-inside hold FOLDER ADDRESS...`, with the launcher at the other end of standard input. Returns when the network is no
 /// more.
 ///
@@ -67,19 +81,19 @@ struct Refused {
 pub fn hold(arguments: impl Iterator<Item = OsString>) -> Result<(), String> {
     let launcher = io::stdin();
     let settings = settings(arguments).ok_or("usage: tp-inside hold FOLDER ADDRESS...")?;
-    // What a terminal sends means the program. A kill of the terminal's whole group must leave the guardian.
+    leave_terminal()?;
+    match Held::make(settings) {
+        Ok(held) => held.serve(launcher.as_fd()).map_err(said),
+        Err(refused) => send(launcher.as_fd(), &refused.answer(), &[]).map_err(said),
+    }
+}
+
+/// What a terminal sends means the program. A kill of the terminal's whole group must leave whoever cleans up.
+fn leave_terminal() -> Result<(), String> {
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).map_err(said)?;
     let _ = setsid();
-    std::env::set_current_dir("/").map_err(said)?;
-    match Held::make(settings) {
-        Ok(held) => held.serve(launcher.as_fd()).map_err(said),
-        Err(Refused { step, source }) => {
-            let errno = source.raw_os_error().unwrap_or(libc::EIO);
-            let answer = Answer::Refused { errno, step: step.to_owned() };
-            send(launcher.as_fd(), &answer, &[]).map_err(said)
-        }
-    }
+    std::env::set_current_dir("/").map_err(said)
 }
 
 fn said(error: impl Display) -> String {
@@ -109,48 +123,47 @@ struct Held {
 
 impl Held {
     fn make(settings: Settings) -> Result<Self, Refused> {
-        let step = |step| move |source: io::Error| Refused { step, source };
         let (uid, gid) = (geteuid(), getegid());
-        unshare(CloneFlags::CLONE_NEWUSER).map_err(io::Error::from).map_err(step("a user namespace"))?;
-        map(uid.as_raw(), gid.as_raw()).map_err(step("the mapping of the user"))?;
+        unshare(CloneFlags::CLONE_NEWUSER).map_err(io::Error::from).map_err(refuse("a user namespace"))?;
+        map(uid.as_raw(), gid.as_raw()).map_err(refuse("the mapping of the user"))?;
         let both = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-        unshare(both).map_err(io::Error::from).map_err(step("network and mount namespaces"))?;
-        mounts::make(&settings.folder).map_err(step("the pod's files over the laptop's"))?;
+        unshare(both).map_err(io::Error::from).map_err(refuse("network and mount namespaces"))?;
+        mounts::make(&settings.folder).map_err(refuse("the pod's files over the laptop's"))?;
         permit(gid.as_raw());
         let open = |name: &str| std::fs::File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from);
-        let user = open("user").map_err(step("the user namespace's file"))?;
-        let app = open("net").map_err(step("the network namespace's file"))?;
-        let mounts = open("mnt").map_err(step("the mount namespace's file"))?;
-        let route = |_| netlink::open(SockProtocol::NetlinkRoute).map_err(step("a netlink socket"));
+        let user = open("user").map_err(refuse("the user namespace's file"))?;
+        let app = open("net").map_err(refuse("the network namespace's file"))?;
+        let mounts = open("mnt").map_err(refuse("the mount namespace's file"))?;
+        let route = |_| netlink::open(SockProtocol::NetlinkRoute).map_err(refuse("a netlink socket"));
         let inside = route(())?;
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(io::Error::from)
-            .map_err(step("a second network namespace"))?;
+            .map_err(refuse("a second network namespace"))?;
         // A program may use a port again for the same destination as soon as its own kernel lets it.
         let _ = set("tcp_tw_reuse", "1");
         let gateway = route(())?;
-        let here = open("net").map_err(step("the network namespace's file"))?;
+        let here = open("net").map_err(refuse("the network namespace's file"))?;
         let v6 = nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::empty(), None)
             .is_ok();
         let links = Links { own: &settings.own, v6 };
-        links.make(&gateway, &app).map_err(step("a pair of links (veth)"))?;
-        links.furnish(&inside).map_err(step("the pod's addresses"))?;
-        let ours = app.try_clone().map_err(step("a descriptor"))?;
+        links.make(&gateway, &app).map_err(refuse("a pair of links (veth)"))?;
+        links.furnish(&inside).map_err(refuse("the pod's addresses"))?;
+        let ours = app.try_clone().map_err(refuse("a descriptor"))?;
         let factory = Factory::new(app, here);
         let mut ready = vec![user, ours, mounts];
         let mut shared = |place| {
             let receivers =
-                Self::shared(&factory, place, v6, &mut ready).map_err(step("sockets in the network"))?;
-            let rules = nftables::open().map_err(step("nf_tables"))?;
+                Self::shared(&factory, place, v6, &mut ready).map_err(refuse("sockets in the network"))?;
+            let rules = nftables::open().map_err(refuse("nf_tables"))?;
             Ok((receivers, rules))
         };
         let (receivers, rules) = shared(Place::Gateway)?;
-        rules::install(&rules, &receivers).map_err(step("rules of nf_tables (with tproxy)"))?;
+        rules::install(&rules, &receivers).map_err(refuse("rules of nf_tables (with tproxy)"))?;
         let (receivers, loopback) = shared(Place::App)?;
         rules::install_loopback(&loopback, &receivers)
-            .map_err(step("rules of nf_tables for loopback (with socket and tproxy)"))?;
-        ready.push(factory.socket(Place::App, Kind::Diagnose).map_err(step("sockets in the network"))?);
-        factory.go(Place::Gateway).map_err(step("the second network namespace"))?;
+            .map_err(refuse("rules of nf_tables for loopback (with socket and tproxy)"))?;
+        ready.push(factory.socket(Place::App, Kind::Diagnose).map_err(refuse("sockets in the network"))?);
+        factory.go(Place::Gateway).map_err(refuse("the second network namespace"))?;
         Ok(Self { settings, v6, factory, gateway, inside, loopback, ready })
     }
 

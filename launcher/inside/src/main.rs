@@ -16,6 +16,7 @@ pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int
     let mut arguments = std::env::args_os().skip(1);
     let done = match arguments.next().filter(|_| !named).as_ref().and_then(|word| word.to_str()) {
         Some("hold") => hold::hold(arguments).map_err(|error| format!("the private network: {error}")),
+        Some("volumes") => hold::volumes::hold(arguments).map_err(|error| format!("volumes: {error}")),
         Some("probe") => probe::probe(arguments),
         _ => {
             // On success this process has become the program.

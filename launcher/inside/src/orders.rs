@@ -11,6 +11,8 @@ use std::ffi::c_int;
 
 /// Longest message either way.
 pub const MESSAGE_MAX: usize = 512;
+/// Longest message to the holder of volumes, which is a path (`PATH_MAX`, limits.h).
+pub const PATH_MAX: usize = 4096;
 /// Descriptors that one message carries at the most (`SCM_MAX_FD`, unix(7)).
 pub const SOCKETS_MAX: u8 = 253;
 

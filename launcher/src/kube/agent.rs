@@ -21,6 +21,7 @@
 
 mod secret;
 mod spec;
+mod volumes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use super::{ApiError, Cluster, access};
 
 pub use secret::{Secret, SecretError};
 pub use spec::{Image, Needs, version};
+pub use volumes::{PodMount, PodVolumes};
 
 /// How long a new agent may take: pulling an image is the longest part.
 const READY_LIMIT: Duration = Duration::from_secs(120);

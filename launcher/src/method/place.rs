@@ -53,13 +53,30 @@ impl Place {
     }
 }
 
-/// Whether a process has a root folder, mounts or a user namespace of its own.
-pub(super) fn is_elsewhere(pid: Pid) -> bool {
-    let seen = |process: &str, what: &str| {
-        std::fs::metadata(format!("/proc/{process}/{what}")).map(|file| (file.dev(), file.ino())).ok()
-    };
-    let pid = pid.to_string();
-    ["root/", "ns/mnt", "ns/user"].iter().any(|what| seen(&pid, what) != seen("self", what))
+/// The root folder, the mounts and the user namespace of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings([Option<(u64, u64)>; 3]);
+
+impl Surroundings {
+    /// Those of the process with this folder in /proc.
+    #[must_use]
+    pub fn of(process: &Path) -> Self {
+        let seen = |what| std::fs::metadata(process.join(what)).map(|file| (file.dev(), file.ino())).ok();
+        Self(["root/", "ns/mnt", "ns/user"].map(seen))
+    }
+
+    /// Whether a process has others: it cannot enter more of a run and start the program that it meant.
+    #[must_use]
+    pub fn are_not_of(&self, pid: Pid) -> bool {
+        Self::of(&PathBuf::from(format!("/proc/{pid}"))) != *self
+    }
+}
+
+impl Default for Surroundings {
+    /// The launcher's own.
+    fn default() -> Self {
+        Self::of(Path::new("/proc/self"))
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -1,5 +1,5 @@
-//! What a child must not inherit from the launcher: its signal mask and its limit of open files. And what the launcher
-//! takes from an app: a copy of a descriptor.
+//! What a child must not inherit from the launcher: its signal mask and its limit of open files. What it has and the
+//! launcher has not: namespaces. And what the launcher takes from an app: a copy of a descriptor.
 //!
 //! The launcher reads signals from a signalfd, which needs them blocked in every thread; a blocked mask is inherited
 //! over exec (signal(7)), so the child must be given the mask back that the launcher itself was started with.
@@ -7,14 +7,19 @@
 use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::Mode;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, chdir, fchdir};
 
 /// `PIDFD_THREAD` of linux/pidfd.h (Linux 6.9).
 const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
@@ -42,6 +47,48 @@ pub fn restore_in_child(command: &mut Command, mask: SigSet, files: FileLimit) {
             setrlimit(Resource::RLIMIT_NOFILE, files.0, files.1)?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(io::Error::from)
         });
+    }
+}
+
+/// Namespaces in which programs of a run are, and the launcher is not.
+#[derive(Debug)]
+pub struct Within {
+    user: Option<OwnedFd>,
+    mounts: OwnedFd,
+    /// The launcher's working folder: its path, and itself.
+    folder: (CString, OwnedFd),
+}
+
+impl Within {
+    /// Of a mount namespace and the user namespace that it belongs to, unless that is the launcher's own.
+    ///
+    /// # Errors
+    /// If the working folder cannot be opened.
+    pub fn new(mounts: OwnedFd, user: Option<OwnedFd>) -> io::Result<Self> {
+        let path = std::env::current_dir().unwrap_or_default();
+        let path = CString::new(path.into_os_string().into_vec()).unwrap_or_default();
+        let itself = nix::fcntl::open(c".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { user, mounts, folder: (path, itself) })
+    }
+
+    /// Entering mounts moves a process to the root folder (setns(2)). The working folder's path leads to what is there for
+    /// programs; one that has none is as good as it was.
+    fn enter(&self) -> io::Result<()> {
+        if let Some(user) = &self.user {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        setns(&self.mounts, CloneFlags::CLONE_NEWNS)?;
+        chdir(self.folder.0.as_c_str()).or_else(|_| fchdir(&self.folder.1))?;
+        Ok(())
+    }
+}
+
+/// Makes the child start in these namespaces.
+pub fn start_within(command: &mut Command, within: Arc<Within>) {
+    // SAFETY: the closure runs between fork and exec, in a process of one thread as setns(2) wants it, and makes system
+    // calls only; it neither allocates nor locks, and what it reads was made before.
+    unsafe {
+        command.pre_exec(move || within.enter());
     }
 }
 

@@ -5,22 +5,18 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
-use tp_inside::orders::{Answer, Kind, MESSAGE_MAX, Order, Place};
-use tracing::{debug, warn};
+use tp_inside::orders::{Answer, Kind, Order, Place};
+use tracing::warn;
 
 use super::VifError;
-use crate::sys;
+use crate::holder;
+use crate::sys::process::Within;
 
 /// Sockets of a family that are kept in store, and how few are left when more are ordered.
 const STORE: u8 = 64;
@@ -55,7 +51,7 @@ impl Family {
 
 /// A running holder.
 pub(super) struct Holder {
-    socket: AsyncFd<OwnedFd>,
+    process: holder::Holder,
     /// Order and answer are one turn.
     turn: tokio::sync::Mutex<()>,
     filling: tokio::sync::Mutex<()>,
@@ -66,41 +62,34 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Starts `inside` as the holder of a network in which programs have the addresses `own`.
+    /// Starts `inside` as the holder of a network in which programs have the addresses `own`; in namespaces if the run has
+    /// some.
     pub(super) async fn start(
         inside: &Path,
         folder: &Path,
         own: &[IpAddr],
+        within: Option<&Arc<Within>>,
     ) -> Result<(Arc<Self>, Made), VifError> {
         let refused = |step: &str| {
             let step = step.to_owned();
             move |source| VifError::Refused { step, source }
         };
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(io::Error::from)
-            .map_err(refused("a pair of sockets"))?;
-        nix::fcntl::fcntl(&its, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
-            .map_err(io::Error::from)
-            .map_err(refused("a pair of sockets"))?;
-        let mut command = Command::new(inside);
-        command.arg("hold").arg(folder).args(own.iter().map(IpAddr::to_string)).env_clear();
-        // It may outlive the launcher, and whoever reads what that writes waits for the end of all writers.
-        command.stdin(Stdio::from(its)).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(refused("the start of tp-inside"))?;
-        drop(command);
-        let socket = sys::watch(ours, Interest::READABLE).map_err(refused("a descriptor"))?;
-        let gone = CancellationToken::new();
-        tokio::spawn(wait(child, gone.clone()));
+        let own: Vec<_> = own.iter().map(IpAddr::to_string).collect();
+        let arguments =
+            ["hold".as_ref(), folder.as_os_str()].into_iter().chain(own.iter().map(AsRef::as_ref));
+        let process =
+            holder::Holder::start(inside, arguments, within).map_err(refused("the start of tp-inside"))?;
+        let gone = process.gone.clone();
         let holder = Self {
-            socket,
+            process,
             turn: Default::default(),
             filling: Default::default(),
             v4: Mutex::default(),
             v6: Mutex::default(),
             gone,
         };
-        let (answer, descriptors) = holder.answer().await.map_err(refused("the start of tp-inside"))?;
+        let (answer, descriptors) =
+            holder.process.answer().await.map_err(refused("the start of tp-inside"))?;
         match answer {
             Answer::Ready { v6 } => {
                 let made = Made::new(v6, descriptors);
@@ -137,7 +126,7 @@ impl Holder {
     /// Ends the network, and waits until the holder has ended.
     pub(super) async fn end(&self) {
         // It may have ended before.
-        if self.send(Order::End).is_ok() {
+        if self.process.send(&Order::End.encode()).is_ok() {
             let _ = tokio::time::timeout(END_LIMIT, self.gone.cancelled()).await;
         }
     }
@@ -193,31 +182,12 @@ impl Holder {
 
     /// Whoever calls this has the turn.
     async fn order(&self, order: Order) -> io::Result<Vec<OwnedFd>> {
-        self.send(order)?;
-        match self.answer().await? {
+        self.process.send(&order.encode())?;
+        match self.process.answer().await? {
             (Answer::Done, descriptors) => Ok(descriptors),
             (Answer::Refused { errno, .. }, _) => Err(io::Error::from_raw_os_error(errno)),
             (Answer::Ready { .. }, _) => Err(io::ErrorKind::InvalidData.into()),
         }
-    }
-
-    fn send(&self, order: Order) -> io::Result<()> {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        send(self.socket.as_raw_fd(), &order.encode(), flags)?;
-        Ok(())
-    }
-
-    async fn answer(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let mut message = [0; MESSAGE_MAX];
-        let receive = self
-            .socket
-            .async_io(Interest::READABLE, |fd| sys::socket::receive_all(fd.as_raw_fd(), &mut message));
-        let (length, descriptors) = tokio::select! {
-            received = receive => received?,
-            () = self.gone.cancelled() => return Err(io::ErrorKind::BrokenPipe.into()),
-        };
-        let answer = Answer::decode(message.get(..length).unwrap_or_default());
-        Ok((answer.ok_or(io::ErrorKind::UnexpectedEof)?, descriptors))
     }
 }
 
@@ -233,10 +203,4 @@ impl Made {
         let (families, loopback) = (families()?, families()?);
         Some(Self { namespaces, families, loopback, diagnose: next()? })
     }
-}
-
-async fn wait(mut child: Child, gone: CancellationToken) {
-    let ended = child.wait().await;
-    debug!(?ended, "the holder of the private network ended");
-    gone.cancel();
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fuser::Errno;
 use socks_proxy::messages;
-use socks_proxy::volumes::wire::{Answer, Ask, Hello, MESSAGE_MAX, Response};
+use socks_proxy::volumes::wire::{Answer, Ask, Hello, MESSAGE_MAX, Place, Response};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -62,9 +62,13 @@ impl Patience {
     }
 }
 
+/// Is told which place the agent may not read.
+pub(super) type Denied = Box<dyn Fn(&Place) + Send + Sync>;
+
 /// Asks over the link of the moment.
 pub(super) struct Client {
     open: Box<dyn Fn() -> Opening + Send + Sync>,
+    denied: Denied,
     hello: Hello,
     current: tokio::sync::Mutex<Option<Arc<Connection>>>,
 }
@@ -76,8 +80,8 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(open: Box<dyn Fn() -> Opening + Send + Sync>, hello: Hello) -> Self {
-        Self { open, hello, current: tokio::sync::Mutex::default() }
+    pub(super) fn new(open: Box<dyn Fn() -> Opening + Send + Sync>, hello: Hello, denied: Denied) -> Self {
+        Self { open, denied, hello, current: tokio::sync::Mutex::default() }
     }
 
     /// The connection of the moment, or a new one.
@@ -116,7 +120,12 @@ impl Client {
         loop {
             let connection = self.connection(&patience).await?;
             match connection.ask(ask).await {
-                Ok(answer) => return answer.map(|answer| (connection.number, answer)),
+                Ok(answer) => {
+                    if answer.as_ref().is_err_and(|error| error.code() == libc::EACCES) {
+                        read_at(ask).into_iter().for_each(&self.denied);
+                    }
+                    return answer.map(|answer| (connection.number, answer));
+                }
                 Err(Lost) if may_be_repeated(ask) => patience.lost(),
                 Err(Lost) => return Err(Errno::EIO),
             }
@@ -129,6 +138,15 @@ impl Client {
         if let Some(connection) = current.filter(|current| current.number == number) {
             connection.tell(ask).await;
         }
+    }
+}
+
+/// What a question that reads is about.
+fn read_at(ask: &Ask) -> Option<&Place> {
+    match ask {
+        Ask::Open { file, flags } if flags & (libc::O_WRONLY | libc::O_RDWR) as u32 == 0 => Some(file),
+        Ask::List { folder, .. } | Ask::Look { folder, .. } => Some(folder),
+        _ => None,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileHandle, FopenFlags, INodeNo, Notifier};
-use socks_proxy::volumes::wire::{Answer, Ask, Attributes, Change, Hello, Space, Subject};
+use socks_proxy::volumes::wire::{Answer, Ask, Attributes, Change, Hello, Place, Space, Subject};
 use tracing::debug;
 
 use super::attributes::Owner;
@@ -36,10 +37,21 @@ pub(super) struct Opened {
 }
 
 impl Volumes {
-    pub(super) fn new(open: Box<dyn Fn() -> Opening + Send + Sync>, mounts: &[Mount]) -> Self {
+    pub(super) fn new(
+        open: Box<dyn Fn() -> Opening + Send + Sync>,
+        mounts: &[Mount],
+        denied: impl Fn(&Path) + Send + Sync + 'static,
+    ) -> Self {
         let (points, hello): (Points, Hello) = Points::new(mounts);
+        let seen: Vec<_> = mounts.iter().map(|mount| mount.path.clone()).collect();
+        let denied = move |place: &Place| {
+            let root = usize::try_from(place.root).ok().and_then(|root| seen.get(root));
+            if let Some(root) = root {
+                denied(&root.join(OsStr::from_bytes(&place.path)));
+            }
+        };
         Self {
-            client: Client::new(open, hello),
+            client: Client::new(open, hello, Box::new(denied)),
             tree: Tree::new(points),
             files: Files::default(),
             folders: Folders::default(),
@@ -162,7 +174,7 @@ impl Volumes {
     }
 
     /// A folder in which a name is to be made or removed: `EROFS`, and `EBUSY` for what is a volume or leads to one.
-    fn changing(&self, folder: INodeNo, name: &OsStr) -> Result<socks_proxy::volumes::wire::Place, Errno> {
+    fn changing(&self, folder: INodeNo, name: &OsStr) -> Result<Place, Errno> {
         self.tree.writable(folder)?;
         if self.tree.points().child(folder, name.as_bytes()).is_some() {
             return Err(Errno::EBUSY);

@@ -73,7 +73,7 @@ fn an_agent_that_is_silent_is_a_lost_link() {
     };
     let mounts = [Mount { path: "/vol".into(), source: "/".into(), writable: false }];
     let _entered = runtime.enter();
-    let _served = tp::volumes::serve(device, open, &mounts).unwrap();
+    let _served = tp::volumes::serve(device, open, &mounts, |_| {}).unwrap();
     let error = fs::metadata(seen.join("vol")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     let _ = nix::mount::umount2(&seen, nix::mount::MntFlags::MNT_DETACH);

@@ -46,7 +46,7 @@ fn run(words: &[String]) -> Result<bool, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let folder = tempfile::tempdir()?;
-        let vif = Vif::start(Path::new(inside), folder.path(), services()?).await?;
+        let vif = Vif::start(Path::new(inside), folder.path(), services()?, None).await?;
         let mut program = Command::new(bulk);
         program.args([direction, FAR, PORT, mib]);
         let namespaces = vif.namespaces().each_ref().map(|namespace| namespace.as_raw_fd());

@@ -18,11 +18,16 @@ const NONE: Option<&str> = None;
 
 /// Makes the mounts of a new namespace.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?;
+    take_no_part()?;
     for folder in NAME_SERVICES.into_iter().filter(|folder| Path::new(folder).is_dir()) {
         without_sockets(Path::new(folder))?;
     }
     files(folder)
+}
+
+/// What is mounted in a new namespace is seen nowhere else; what is mounted on the laptop is seen in it.
+pub(super) fn take_no_part() -> io::Result<()> {
+    Ok(mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?)
 }
 
 /// Puts an empty folder over one, with copies of its files (/etc/resolv.conf leads to one of systemd-resolved's), so that

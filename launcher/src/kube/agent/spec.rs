@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use socks_proxy::link::TokenDigest;
 
-use super::Agent;
+use super::{Agent, volumes};
 use crate::kube::target::Target;
 
 /// Prefix of the names of agents' containers.
@@ -127,13 +127,7 @@ pub(super) fn container(
         command: streamed.then(|| vec![SHELL.to_owned(), "-c".to_owned(), script(program_len, agent.port)]),
         env: Some(environment(&copied, target, agent, needs)),
         env_from: copied.env_from.clone(),
-        // The API server refuses subPath in ephemeral containers.
-        volume_mounts: copied.volume_mounts.clone().map(|mounts| {
-            mounts
-                .into_iter()
-                .filter(|mount| mount.sub_path.is_none() && mount.sub_path_expr.is_none())
-                .collect()
-        }),
+        volume_mounts: Some(volumes::copies(&copied)),
         stdin: Some(streamed),
         stdin_once: Some(streamed),
         security_context: Some(if needs.net_admin {
@@ -166,6 +160,14 @@ fn environment(copied: &Container, target: &Target, agent: &Agent, needs: Needs)
     ]);
     variables.extend(needs.rights().map(|rights| plain(RIGHTS, rights.to_owned())));
     variables
+}
+
+/// The user that an agent for this target runs as.
+pub(super) fn user(target: &Target) -> i64 {
+    let spec = target.pod.spec.as_ref();
+    let copied = spec.and_then(|spec| spec.containers.iter().find(|known| known.name == target.container));
+    let pod = spec.and_then(|spec| spec.security_context.as_ref());
+    copied.and_then(|copied| security(pod, copied).run_as_user).unwrap_or(UID)
 }
 
 /// What Pod Security "restricted" asks for, and the target's own user where that is not root, so that its volumes can
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(field.container_name.as_deref(), Some("app"));
         assert_eq!(made.env_from.unwrap().len(), 1);
         let mounts: Vec<_> = made.volume_mounts.unwrap().into_iter().map(|mount| mount.mount_path).collect();
-        assert_eq!(mounts, ["/v"]);
+        assert_eq!(mounts, ["/v", "/tp-volumes/s"]);
     }
 
     #[test]
