@@ -214,6 +214,14 @@ pub fn method(method: Method, options: Option<&Options>) -> Result<Method, Expos
     method_for(method, known)
 }
 
+/// What keeps the program from having a low port where there is no private network for it.
+#[must_use]
+pub fn low_port(options: Option<&Options>) -> Option<ExposeError> {
+    let mut known = options?.wanted.iter().filter_map(wanted::Wanted::number_here);
+    let port = known.find(|port| !taken::may_listen(*port))?;
+    Some(ExposeError::Low { port, first: taken::first_unprivileged() })
+}
+
 fn method_for(method: Method, mut ports: impl Iterator<Item = u16>) -> Result<Method, ExposeError> {
     match (ports.find(|port| !taken::may_listen(*port)), method) {
         (None, _) | (Some(_), Method::Vif) => Ok(method),
@@ -328,7 +336,7 @@ async fn open_all(
     match failed.into_iter().next() {
         Some((_, error)) if ups.is_empty() => Err(error),
         Some((pod, error)) => {
-            tell(format_args!("{} of pod {pod} is not taken yet: {error}", beside::said(&shared.exposed)));
+            tell(format_args!("cannot take {} of pod {pod} yet: {error}", beside::said(&shared.exposed)));
             Ok(ups)
         }
         None => Ok(ups),

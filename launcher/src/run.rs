@@ -90,7 +90,11 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let method = expose::method(options.method, expose.as_ref())?;
     let installed = Installed::find()?;
     let shim = installed.shim()?;
-    placement::check(method, judged.clone(), &installed.inside()).await?;
+    let asked = options.method;
+    placement::check(method, judged.clone(), &installed.inside()).await.map_err(|error| {
+        let low = expose::low_port(expose.as_ref()).filter(|_| method != asked);
+        low.map_or_else(|| Failure::from(error), Failure::from)
+    })?;
     let folder = Folder::make()?;
     let choice = options.volumes.choice();
     let prepared = mounts::prepare(&choice, &installed.inside(), folder.path());

@@ -99,12 +99,16 @@ impl Laptop {
     /// The working folder is the caller's where the user may read it, else home. (`Command::current_dir` has no
     /// effect: it would be judged as root. Use `env -C` or a shell.)
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
-        let place = Place {
+        self.command_in(&self.place(), program)
+    }
+
+    /// Its own network.
+    pub(crate) fn place(&self) -> Place {
+        Place {
             network: netns_file(LAPTOP_NETNS),
             resolv_conf: shadow(&self.layout, "/etc/resolv.conf"),
             hosts: shadow(&self.layout, "/etc/hosts"),
-        };
-        self.command_in(&place, program)
+        }
     }
 
     /// The same user and files, with the network of another place.

@@ -7,6 +7,7 @@
 //!
 //! With `TP_TEST_CONTEXT=name` the same cases run against a cluster of the caller's own kubeconfig; see [`Target`].
 
+pub mod apart;
 pub mod case;
 pub mod cluster;
 pub mod container;
@@ -37,6 +38,7 @@ pub mod target;
 pub mod web_server;
 pub mod workload;
 
+pub use apart::Apart;
 pub use case::Case;
 pub use cluster::Cluster;
 pub use container::Container;

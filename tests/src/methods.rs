@@ -40,6 +40,9 @@ const PLACES: &str =
 const MOUNTS: &str = "how volumes are mounted; what catches a program's calls has no part in it";
 const BEFORE: &str = "what becomes of tp before any program is started";
 
+const PODS: &str =
+    "what is done in the pods; how a program is reached by each method the case of all kinds of ports shows";
+
 /// Where the namespace of a run is, it has an end.
 const NAMESPACE: &[&str] = &["auto", "vif"];
 
@@ -113,6 +116,25 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_volumes", "a_lost_pod_is_an_error_and_no_wait_for_ever", SHIM, MOUNTS),
     bound("cluster_vif", "", &["vif"], OWN),
     bound("cluster_trap", "", &["trap"], OWN),
+    bound(
+        "cluster_expose",
+        "a_port_below_1024_is_had_in_a_private_network",
+        SHIM,
+        "the other methods are asked for by name, and trap has no such port",
+    ),
+    bound("cluster_expose", "all_pods_are_taken_as_they_come_and_go", SHIM, PODS),
+    bound(
+        "cluster_expose",
+        "connections_that_were_open_stay_the_apps_and_a_killed_side_gives_the_port_back",
+        SHIM,
+        PODS,
+    ),
+    bound("cluster_expose", "a_laptop_that_is_cut_off_gives_the_port_back_and_takes_it_again", SHIM, PODS),
+    bound("cluster_expose", "ten_thousand_requests_across_start_kill_and_end", SHIM, PODS),
+    bound("cluster_expose", "servers_of_many_makes_serve_the_clusters_requests", SHIM, PODS),
+    bound("cluster_expose", "a_mirror_leaves_the_answers_to_the_app", SHIM, PODS),
+    bound("cluster_expose", "two_people_with_headers_of_their_own_share_a_port", SHIM, PODS),
+    bound("cluster_expose", "what_cannot_be_exposed_is_said", SHIM, PODS),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_permission", "", SHIM, PLACES),
     bound("cluster_list", "", SHIM, PLACES),

@@ -191,8 +191,8 @@ pub(super) fn resolve(wanted: &[Wanted], target: &Target) -> Result<Vec<(Protoco
                 }
             },
         };
-        if resolved.iter().any(|(known, port, _)| (known, *port) == (protocol, number)) {
-            return Err(ExposeError::Twice { port: port.to_string() });
+        if resolved.iter().any(|(known, at, _)| (known, *at) == (protocol, number)) {
+            return Err(ExposeError::Twice { port: number.to_string() });
         }
         resolved.push((*protocol, number, is_declared));
     }

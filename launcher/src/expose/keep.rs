@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::Shared;
 use super::beside::{self, Stream, Up, said};
 use super::carry::carry;
-use super::{ExposeError, Shared};
 use crate::kube::pods::ByUid;
 use crate::session::link::Link;
 use crate::session::tell;
@@ -83,7 +83,7 @@ async fn keep(
             Some(up) => up,
             None => {
                 let Some(this) = restore(&shared, &uid, &pods_rx, &done).await else { return uid };
-                tell(format_args!("{ports} of pod {} now leads here", this.agent.pod));
+                tell(format_args!("took {ports} of pod {}", this.agent.pod));
                 this
             }
         };
@@ -98,7 +98,7 @@ async fn keep(
             return uid;
         }
         warn!(pod, reason, "lost");
-        tell(format_args!("{ports} of pod {pod} is the app's again ({reason}); taking it back"));
+        tell(format_args!("lost {ports} of pod {pod} to the app ({reason}); taking back"));
     }
 }
 
@@ -136,7 +136,7 @@ async fn restore(shared: &Shared, uid: &str, pods_rx: &PodsRx, done: &Cancellati
             };
             match opened {
                 Ok(up) => return Some(up),
-                Err(error) if !error.passes() && !told && !is_ours(shared, &error) => {
+                Err(error) if !error.passes() && !told => {
                     told = true;
                     tell(format_args!("{error}"));
                 }
@@ -148,11 +148,6 @@ async fn restore(shared: &Shared, uid: &str, pods_rx: &PodsRx, done: &Cancellati
             () = done.cancelled() => return None,
         }
     }
-}
-
-/// Our own earlier link has the port: the agent has not noticed yet that it is lost.
-fn is_ours(shared: &Shared, error: &ExposeError) -> bool {
-    matches!(error, ExposeError::Held { by, .. } if *by == shared.who)
 }
 
 /// Carries what arrives. [`None`] when all was given back in order, else what went wrong.
@@ -199,7 +194,8 @@ pub(super) async fn hold(stream: Stream, pod: &str, done: &CancellationToken) ->
         loop {
             match messages::read(&mut reader, MESSAGE_MAX).await {
                 Ok(ToLauncher::Note(note)) => tell(format_args!("pod {pod}: {note}")),
-                Ok(ToLauncher::Ended) => return Ok(()),
+                Ok(ToLauncher::Ended) if done.is_cancelled() => return Ok(()),
+                Ok(ToLauncher::Ended) => return Err("its agent stops".to_owned()),
                 Ok(other) => return Err(format!("the agent says {other:?}")),
                 Err(error) => return Err(error.to_string()),
             }

@@ -24,9 +24,9 @@ pub(super) fn help(error: &ExposeError) -> Option<String> {
             other(*port)
         ),
         ExposeError::Low { port, first } => format!(
-            "have the command listen on another port: --expose {}:{port}; or leave --method away: in a private network it \
-             may listen on all\nan administrator can allow it, too: sysctl net.ipv4.ip_unprivileged_port_start={port} \
-             (now {first})",
+            "have the command listen on another port: --expose {}:{port}\nin a private network it may listen on all: leave \
+             --method away; `tp doctor` says what that needs\nan administrator can allow it on this machine: sysctl \
+             net.ipv4.ip_unprivileged_port_start={port} (now {first})",
             other(*port)
         ),
         ExposeError::Twice { .. } => "name each port of the pod once".to_owned(),
