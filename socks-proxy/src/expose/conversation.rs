@@ -53,11 +53,10 @@ impl Launcher {
         Self { said_rx, reader }
     }
 
-    /// Waits until it is done, or lost; or, when it is `done`, until it is lost. Cancel safe.
-    pub(super) async fn next(&mut self, done: bool) -> Said {
-        let news = |said: &Option<Said>| *said == Some(Said::Lost) || said.is_some() && !done;
+    /// Waits until it is done, or lost. Cancel safe.
+    pub(super) async fn next(&mut self) -> Said {
         // Without a reader there is nothing more to be heard.
-        self.said_rx.wait_for(news).await.ok().and_then(|said| *said).unwrap_or(Said::Lost)
+        self.said_rx.wait_for(Option::is_some).await.ok().and_then(|said| *said).unwrap_or(Said::Lost)
     }
 }
 
@@ -164,7 +163,7 @@ async fn here(
             break Said::Lost;
         }
         let note = tokio::select! {
-            said = launcher.next(false) => break said,
+            said = launcher.next() => break said,
             // The same run has come back by another link.
             () = share.lost.cancelled() => break Said::Lost,
             // Dropped sender or `true`: what is open may go on, as every relay.
@@ -176,11 +175,11 @@ async fn here(
     agent.exposures.leave(port, share, said == Said::Lost).await;
     if said == Said::Done {
         share.open.close();
-        if answers.pass(&ToLauncher::Ended).await.is_ok() {
-            tokio::select! {
-                () = share.open.wait() => {}
-                _ = launcher.next(true) => {}
-            }
+        // A launcher that has heard this may end the stream; what is open has streams of its own.
+        drop(answers.pass(&ToLauncher::Ended).await);
+        tokio::select! {
+            () = share.open.wait() => {}
+            () = share.opener.closed() => {}
         }
     }
     share.lost.cancel();

@@ -151,7 +151,8 @@ pub(super) async fn join(
             Some(arrival) = arrivals.next() => {
                 tokio::spawn(bridge(arrival, opener.clone()));
             }
-            said = launcher.next(done) => match said {
+            () = opener.closed(), if done => return Ok(Went::Over),
+            said = launcher.next(), if !done => match said {
                 Said::Done => {
                     done = true;
                     drop(messages::write(&mut to_holder, &ToAgent::Done).await);

@@ -112,7 +112,8 @@ pub enum ToLauncher {
     },
     /// A line for the user's eyes.
     Note(String),
-    /// The answer to [`ToAgent::Done`], or the agent is about to stop: no arrival comes after this. The stream ends when the last open one has.
+    /// The answer to [`ToAgent::Done`], or the agent is about to stop: no arrival comes after this, and
+    /// the launcher may end the stream. The agent does when the last open connection has ended.
     Ended,
 }
 
