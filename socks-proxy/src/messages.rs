@@ -44,12 +44,33 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), ma
 /// As [`write`].
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-    let mut bytes = postcard::to_extend(message, vec![0; 4]).map_err(invalid)?;
+    let mut bytes = postcard::serialize_with_flavor(message, Bytes(vec![0; 4])).map_err(invalid)?;
     let length = u32::try_from(bytes.len().saturating_sub(4)).unwrap_or(u32::MAX);
     if let Some(place) = bytes.first_chunk_mut() {
         *place = length.to_be_bytes();
     }
     Ok(bytes)
+}
+
+/// Where a message is put. The library's own place for this takes a megabyte of a file byte by byte.
+struct Bytes(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Bytes {
+    type Output = Vec<u8>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// A message without its length.

@@ -9,7 +9,7 @@ use crate::step::{cargo, run as run_command, step};
 use crate::{cluster, dist};
 
 /// The benches there are (`tests/benches`).
-const ALL: [&str; 3] = ["first_byte", "shim", "inside"];
+const ALL: [&str; 4] = ["first_byte", "shim", "inside", "volumes"];
 
 pub(crate) fn run(names: &[String], json: Option<PathBuf>) -> miette::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !ALL.contains(&name.as_str())) {
@@ -21,7 +21,7 @@ pub(crate) fn run(names: &[String], json: Option<PathBuf>) -> miette::Result<()>
     step("bring the test cluster up", || cluster::up(&Cluster::new(Layout::from_env())))?;
     for name in ALL.into_iter().filter(|name| names.is_empty() || names.iter().any(|wanted| wanted == name)) {
         // What is timed are programs of their own: the bench itself need not be optimized, unless it is one of them.
-        let profile = if name == "inside" { "release" } else { "dev" };
+        let profile = if matches!(name, "inside" | "volumes") { "release" } else { "dev" };
         let mut command = cargo(["bench", "--profile", profile, "-p", "tp-tests", "--bench", name]);
         if let Some(json) = &json {
             command.env("TP_BENCH_JSON", json);
