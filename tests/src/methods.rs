@@ -62,6 +62,12 @@ pub const BOUND: &[Bound] = &[
         SHIM,
         "the shim's own getaddrinfo_a; libc's says less of time limits, in the pod as well",
     ),
+    bound(
+        "cluster_filter",
+        "",
+        SHIM,
+        "which requests are taken is the agent's business; how the program is kept is not",
+    ),
     bound("cluster_robust", "whoever_writes_to_the_launchers_socket_disturbs_nobody", SHIM, ASKS),
     bound("cluster_robust", "a_question_of_another_user_is_not_answered", SHIM, ASKS),
     bound(
