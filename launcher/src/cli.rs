@@ -37,6 +37,10 @@ pub enum Action {
     Agent(Box<Agent>),
     /// Print the environment of a pod's container
     Env(Box<Env>),
+    /// Print the workloads of a namespace, and who exposes what of them
+    List(List),
+    /// Print your runs on this machine
+    Status(Status),
     /// Say what this machine allows, which methods of `tp run` work on it, and what to do about the others
     Doctor(Doctor),
     /// Give back what runs that are dead have left in the cluster
@@ -154,6 +158,45 @@ pub struct Env {
 
     #[command(flatten)]
     pub log: Log,
+}
+
+/// `tp list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// The namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// How it is printed
+    #[arg(long, short, value_enum, value_name = "FORM", default_value = "text")]
+    pub output: Output,
+
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// `tp status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// How it is printed
+    #[arg(long, short, value_enum, value_name = "FORM", default_value = "text")]
+    pub output: Output,
+
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// How lists are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns
+    Text,
+    /// An array of objects
+    Json,
 }
 
 impl ValueEnum for Syntax {

@@ -13,6 +13,7 @@ pub mod pods;
 pub mod record;
 pub mod stand_in;
 pub mod target;
+pub mod workloads;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -163,6 +164,21 @@ fn is_by_admission(error: &::kube::Error) -> bool {
     // RBAC's refusals alone name the user in a fixed form (k8s.io/apiserver, responsewriters/errors.go).
     let by_rbac = |words: &str| words.contains(": User \"") && words.contains("\" cannot ");
     matches!(error, ::kube::Error::Api(status) if !by_rbac(&status.message))
+}
+
+/// A time as Kubernetes tells it (RFC 3339), of seconds since 1970; null if it is none.
+#[must_use]
+pub fn time(seconds: Option<&serde_json::Value>) -> serde_json::Value {
+    let seconds = seconds.and_then(serde_json::Value::as_i64);
+    let time = seconds.and_then(|seconds| k8s_openapi::jiff::Timestamp::from_second(seconds).ok());
+    time.map(|time| time.to_string()).into()
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The names most like `wanted`, at most three, best first.

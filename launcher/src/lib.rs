@@ -16,6 +16,7 @@ pub mod holder;
 pub mod installed;
 pub mod kube;
 pub mod leave;
+pub mod list;
 pub mod method;
 pub mod mounts;
 pub mod names;
@@ -33,8 +34,10 @@ pub mod services;
 pub mod session;
 pub mod shim;
 pub mod show;
+pub mod status;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod table;
 pub mod trap;
 pub mod undo;
 pub mod vif;

@@ -9,10 +9,12 @@ use tp::child::Blocked;
 use tp::cli::{Action, Cli, Log};
 use tp::doctor;
 use tp::leave;
+use tp::list;
 use tp::nested;
 use tp::report::{FAILED, Failure};
 use tp::run;
 use tp::show;
+use tp::status;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -45,6 +47,8 @@ fn start(cli: Cli) -> Result<u8, Failure> {
         Action::Run(options) => &options.log,
         Action::Agent(options) => &options.log,
         Action::Env(options) => &options.log,
+        Action::List(options) => &options.log,
+        Action::Status(options) => &options.log,
         Action::Doctor(options) => &options.log,
         Action::Leave(options) => &options.log,
     };
@@ -62,6 +66,8 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Action::Run(options) => run::run(*options, &mut signals).await,
             Action::Agent(options) => run::agent(*options, &mut signals).await,
             Action::Env(options) => show::env(*options, &mut signals).await,
+            Action::List(options) => list::list(options).await,
+            Action::Status(options) => status::status(&options),
             Action::Doctor(_) => doctor::doctor().await,
             Action::Leave(options) => leave::leave(options).await,
         }

@@ -45,8 +45,10 @@ use crate::report::{self, Failure};
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
 use crate::services::Services;
-use crate::session::{self, Session};
+use crate::session::{self, At, Session};
 use crate::shim::{Answers, Server};
+use crate::show;
+use crate::status::Card;
 use crate::sys;
 use crate::undo::Undo;
 
@@ -107,6 +109,8 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let mut side = opened?;
     let exposing = side.exposing.take();
     let method = exposing.as_ref().map_or(Ok(method), |exposing| exposing.method(method))?;
+    let exposes: Vec<String> = options.expose.expose.iter().map(ToString::to_string).collect();
+    let card = Card::new(folder.path(), &options.command, &exposes);
     let mut files_rx = side.files_rx;
     let files = files_rx.borrow_and_update().clone();
     if let Some(files) = &files {
@@ -175,6 +179,7 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let ended = tokio::select! {
         ended = child::run(command, signals) => ended,
         never = follow(files_rx, folder.path(), &answers.placement) => match never {},
+        never = card.keep(side.at_rx) => match never {},
     };
     if let Some(exposing) = exposing {
         exposing.end().await;
@@ -218,6 +223,7 @@ struct Side {
     pod: Arc<dyn Pod>,
     environment: Environment,
     files_rx: watch::Receiver<Option<Files>>,
+    at_rx: watch::Receiver<At>,
     session: Option<Session>,
     exposing: Option<Exposing>,
 }
@@ -237,6 +243,7 @@ async fn open(
             pod: Arc::new(pod),
             environment,
             files_rx: watch::channel(None).1,
+            at_rx: watch::channel(At { pod: proxy.to_string(), linked: true, ..At::default() }).1,
             session: None,
             exposing: None,
         });
@@ -264,7 +271,15 @@ async fn open(
         }
         None => None,
     };
-    Ok(Side { pod: Arc::new(session.pod.clone()), environment, files_rx, session: Some(session), exposing })
+    let at_rx = session.at_rx.clone();
+    Ok(Side {
+        pod: Arc::new(session.pod.clone()),
+        environment,
+        files_rx,
+        at_rx,
+        session: Some(session),
+        exposing,
+    })
 }
 
 /// The variables of the pod's container, and which container that is.
@@ -410,10 +425,7 @@ pub async fn agent(options: cli::Agent, signals: &mut Signals) -> Result<u8, Fai
     }
     text.push_str(&format!("\nkubectl port-forward pod/{} 1080:{}\n", agent.pod, agent.port));
     text.push_str("curl --socks5-hostname tp:TOKEN@127.0.0.1:1080 http://SERVICE\n");
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
-        _ => Ok(0),
-    }
+    show::print(&text)
 }
 
 /// Shown on a terminal only; nothing is drawn elsewhere.
@@ -501,6 +513,23 @@ fn parent_folders() -> impl Iterator<Item = PathBuf> {
         .map(|path| path.join("tp"))
         .into_iter()
         .chain([PathBuf::from(format!("/tmp/tp-{}", nix::unistd::geteuid()))])
+}
+
+/// The folders of this user's runs: each holds its lock until its end.
+#[must_use]
+pub fn folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for parent in parent_folders() {
+        // A lock that is tried must not keep a run from taking it.
+        let turn = std::fs::File::open(&parent).ok();
+        let Some(Ok(_turn)) = turn.map(|turn| Flock::lock(turn, FlockArg::LockExclusive)) else { continue };
+        let entries = std::fs::read_dir(&parent).into_iter().flatten().flatten();
+        folders.extend(entries.map(|entry| entry.path()).filter(|folder| {
+            let lock = std::fs::File::open(folder.join(LOCK));
+            lock.is_ok_and(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_err())
+        }));
+    }
+    folders
 }
 
 /// Removes the folders of runs that were killed: nobody holds their locks any more. No other run may be making its

@@ -128,8 +128,23 @@ pub struct Session {
     pub environ: Vec<u8>,
     /// session --the pod's resolv.conf and hosts, after each link; none of an agent older than that question--> run
     pub files_rx: watch::Receiver<Option<Files>>,
+    /// session --where the run is--> its card
+    pub at_rx: watch::Receiver<At>,
     keeper: JoinHandle<()>,
     taker: Option<JoinHandle<()>>,
+}
+
+/// Where a run is at the moment, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// The namespace.
+    pub namespace: String,
+    /// The pod whose network it has.
+    pub pod: String,
+    /// The container whose environment it has.
+    pub container: String,
+    /// If the link is up.
+    pub linked: bool,
 }
 
 impl Drop for Session {
@@ -176,7 +191,13 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
     let (files_tx, files_rx) = watch::channel(made.up.files);
-    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx));
+    let (at_tx, at_rx) = watch::channel(At {
+        namespace: cluster.namespace().to_owned(),
+        pod: made.agent.pod.clone(),
+        container: made.target.container.clone(),
+        linked: true,
+    });
+    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx, at_tx));
     Ok(Session {
         pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
@@ -186,6 +207,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         stand_in,
         environ: made.up.environ,
         files_rx,
+        at_rx,
         keeper,
         taker,
     })
@@ -325,10 +347,12 @@ async fn keep(
     opener_tx: watch::Sender<Option<Opener>>,
     addresses_tx: watch::Sender<Vec<IpAddr>>,
     files_tx: watch::Sender<Option<Files>>,
+    at_tx: watch::Sender<At>,
 ) {
     loop {
         let ended = (&mut driver).await;
         opener_tx.send_replace(None);
+        at_tx.send_modify(|at| at.linked = false);
         let reason = match ended {
             Ok(Ok(())) => "the port-forward was closed".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -342,6 +366,7 @@ async fn keep(
         addresses_tx.send_replace(up.target.addresses());
         files_tx.send_replace(up.up.files);
         opener_tx.send_replace(Some(up.up.opener));
+        at_tx.send_modify(|at| (at.pod, at.linked) = (up.agent.pod, true));
     }
 }
 

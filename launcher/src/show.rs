@@ -38,7 +38,15 @@ pub async fn env(options: cli::Env, signals: &mut Signals) -> Result<u8, Failure
         // Nobody may read standard error; the variables are what was asked for.
         let _ = io::stderr().write_all(line.as_bytes());
     }
-    match io::stdout().write_all(written.text.as_bytes()) {
+    print(&written.text)
+}
+
+/// Prints what was asked for; gives tp's exit code. Who stopped reading has read enough.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn print(text: &str) -> Result<u8, Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
         _ => Ok(0),
     }

@@ -88,6 +88,11 @@ fn the_tables_are_enough_where_pod_security_is_restricted() {
         .says(&["service=backend", "SERVICE=web"])
         .complains(&["in an ephemeral container, which is allowed"]);
     assert_eq!((agents(&sandbox).unwrap().len(), own_pods(&sandbox).len()), (1, 0));
+    let lister = user_of(&sandbox, "lister", &["**By `tp list`**"]);
+    let mut list = case.target().tp().unwrap();
+    let list = ran(list.args(["list", "-n", sandbox.namespace()]).env("KUBECONFIG", lister));
+    list.says(&["deployment/web  1/1"]);
+    assert_eq!(list.stderr, "");
     let other = Sandbox::create(case.target(), "tables-pod").unwrap();
     Workload::new("web").apply(&other).unwrap();
     let user = user_of(&other, "pod", &["**By a pod of tp's own**"]);

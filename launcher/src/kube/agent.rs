@@ -32,7 +32,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tracing::{debug, info};
 
 use super::target::Target;
-use super::{ApiError, Cluster, access};
+use super::{ApiError, Cluster, access, own_pod};
 
 pub use secret::{Secret, SecretError};
 pub use spec::{Image, Needs, version};
@@ -140,6 +140,23 @@ pub fn lingering(secret: &Secret, pod: &Pod, container: &str, needs: Needs) -> O
             Some((Agent { pod, container: agent.name.clone(), port, token }, stage))
         })
         .max_by_key(|(_, stage)| *stage)
+}
+
+/// The containers of a pod in which agents run that can have its ports, whosever they are.
+#[must_use]
+pub fn exposers(pod: &Pod) -> Vec<String> {
+    let spec = pod.spec.as_ref();
+    if own_pod::is_ours(pod) {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let spec = spec.filter(|_| phase == Some("Running"));
+        let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+        return containers.map(|container| container.name.clone()).collect();
+    }
+    let containers = spec.and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let running = |name: &str| stage(pod, name) == Some(Stage::Running);
+    let exposers =
+        containers.iter().filter(|container| spec::may_expose(container) && running(&container.name));
+    exposers.map(|container| container.name.clone()).collect()
 }
 
 fn stage(pod: &Pod, container: &str) -> Option<Stage> {

@@ -109,6 +109,12 @@ pub(super) fn port_if_ours(
     if ours { value(PORT)?.parse().ok() } else { None }
 }
 
+/// If a container is an agent that can take ports, whosever it is.
+pub(super) fn may_expose(container: &EphemeralContainer) -> bool {
+    container.name.starts_with(NAME_PREFIX)
+        && container.env.iter().flatten().any(|variable| variable.name == RIGHTS)
+}
+
 /// The container for `agent`, with the environment and the volumes of the target's.
 pub(super) fn container(
     target: &Target,
