@@ -3,8 +3,10 @@
 pub mod checks;
 
 /// The launcher's own source, without the launcher.
+// No folder of this name is needed to find it from.
+#[path = "."]
 pub mod vif {
-    #[path = "../../../launcher/src/vif/packet.rs"]
+    #[path = "../../launcher/src/vif/packet.rs"]
     pub mod packet;
 }
 pub mod packets;
