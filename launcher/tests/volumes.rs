@@ -3,6 +3,8 @@
 //!
 //! A mount needs a namespace in which one may mount, so each test runs in a process of its own there.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -28,5 +28,6 @@ mod xattr;
 #[cfg(feature = "agent")]
 pub use serve::serve;
 
-#[cfg(all(test, feature = "agent"))]
+#[cfg(feature = "agent")]
+#[cfg(test)]
 mod tests;
