@@ -2,7 +2,7 @@
 //!
 //! The app and the clients are this machine's programs in the network of pods, since all of them are to say who they are by
 //! HTTP/1.1, HTTP/2, gRPC and WebSocket; the people's run under `tp run --expose`, with a port of the laptop each.
-#![allow(clippy::unwrap_used, reason = "what is not as expected is a failed case")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
