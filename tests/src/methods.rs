@@ -143,6 +143,8 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_expose", "what_cannot_be_exposed_is_said", SHIM, PODS),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_permission", "", SHIM, PLACES),
+    bound("cluster_standin", "", SHIM, PLACES),
+    bound("cluster_leave", "", SHIM, PLACES),
     bound("cluster_list", "", SHIM, PLACES),
     bound("cluster_environment", "every_source_is_there_and_every_reader_reads_the_same", SHIM, PLACES),
     bound("cluster_environment", "secrets_are_for_those_who_ask_and_in_no_log", SHIM, PLACES),

@@ -328,7 +328,7 @@ impl StandIn {
         }
     }
 
-    /// Waits until the workload has no pods but ours.
+    /// Waits until the workload has no pods but ours. One that somebody else scales meanwhile is not fought over.
     async fn until_gone(&self) -> Result<(), StandInError> {
         let looked = record::look(&self.cluster, &self.workload).await?;
         let Some(selector) = looked.selector() else { return Ok(()) };
@@ -338,6 +338,9 @@ impl StandIn {
         loop {
             let names = self.pods_of_others(&selector).await?;
             if names.is_empty() {
+                return Ok(());
+            }
+            if record::look(&self.cluster, &self.workload).await?.replicas() != 0 {
                 return Ok(());
             }
             if Instant::now() > until {

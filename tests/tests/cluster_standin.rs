@@ -1,0 +1,213 @@
+//! A command in place of a workload: who is served by whom, and what is as it was afterwards.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use tp_tests::case::{LIMIT, PYTHON, Ran, Running, ran};
+use tp_tests::{Case, Sandbox, Workload};
+
+/// Serves a port for ever.
+const SERVER: &str = r#"
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"from the laptop"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words):
+        pass
+http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Handler).serve_forever()
+"#;
+/// How the spec of an object is compared: as the API server has it.
+const SPEC: [&str; 2] = ["-o", "jsonpath={.spec}"];
+
+/// A namespace in which Pod Security `restricted` is enforced, with `web`, its Service, and a user of the role `edit`.
+fn shop(case: &Case, name: &str) -> Sandbox {
+    let sandbox = Sandbox::create(case.target(), name).unwrap();
+    let label = "pod-security.kubernetes.io/enforce=restricted";
+    ran(case.target().kubectl().args(["label", "namespace", sandbox.namespace(), label])).succeeds();
+    Workload::new("web").restricted().apply(&sandbox).unwrap();
+    ran(sandbox.kubectl().args(["expose", "deployment", "web", "--port=80", "--target-port=8080"]))
+        .succeeds();
+    sandbox
+}
+
+fn tp(case: &Case, sandbox: &Sandbox, user: &Path, options: &[&str], program: &[&str]) -> Command {
+    let place = ["-n", sandbox.namespace()];
+    let mut command = case.command(place.iter().chain(options).copied(), program);
+    command.env("KUBECONFIG", user).stdin(Stdio::null());
+    command
+}
+
+fn object(sandbox: &Sandbox, what: &str) -> Value {
+    serde_json::from_str(ran(sandbox.kubectl().args(["get", what, "-o", "json"])).succeeds()).unwrap()
+}
+
+/// Waits until the workload has so many replicas.
+#[track_caller]
+fn scaled(sandbox: &Sandbox, what: &str, replicas: u32) {
+    let condition = format!("--for=jsonpath={{.spec.replicas}}={replicas}");
+    ran(sandbox.kubectl().args(["wait", &condition, "--timeout=60s", what])).succeeds();
+}
+
+/// What a client in the cluster gets.
+fn ask(case: &Case, sandbox: &Sandbox, service: &str) -> Ran {
+    let url = format!("http://{service}.{}/", sandbox.namespace());
+    case.web(["curl", "-sS", "-m", "10", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url])
+}
+
+/// Nothing of tp's is left.
+#[track_caller]
+fn is_clean(sandbox: &Sandbox) {
+    let gone = ["wait", "--for=delete", "pods,services,deployments", "-l", "tp.dev/session", "--timeout=60s"];
+    ran(sandbox.kubectl().args(gone)).succeeds();
+    let objects = ran(sandbox.kubectl().args(["get", "deployments,replicasets,statefulsets", "-o", "yaml"]));
+    assert!(!objects.succeeds().contains("tp.dev/"), "{objects}");
+}
+
+fn stopped(running: Running) -> Ran {
+    kill(running.pid(), Signal::SIGTERM).unwrap();
+    running.ends_within(LIMIT)
+}
+
+/// Steps, as a user of the role `edit` in a restricted namespace: `web` is swapped for a server here, by the port's
+/// number; the Service leads here; a second run is told who has it; at the end the spec is what it was, to the byte, and
+/// the app answers again.
+#[test]
+fn a_swapped_deployment_is_served_from_here_and_given_back() {
+    let case = Case::new();
+    if case.laptop("a user with few permissions").is_none() {
+        return;
+    }
+    let sandbox = shop(&case, "swap");
+    let user = sandbox.user_with("editor", "edit").unwrap();
+    let before = ran(sandbox.kubectl().args(["get", "deployment/web"]).args(SPEC)).succeeds().to_owned();
+    let options = ["--swap-deployment", "web", "--expose", "18931:8080"];
+    let server = [PYTHON, "-u", "-c", SERVER, "18931"];
+    let running = Running::start(&mut tp(&case, &sandbox, &user, &options, &server));
+    scaled(&sandbox, "deployment/web", 0);
+    ask(&case, &sandbox, "web").prints("from the laptop");
+    let second = ran(&mut tp(&case, &sandbox, &user, &["--swap-deployment", "web"], &["true"]));
+    second.exits(125).complains(&["deployment/web is held by dev@", "tp leave --all"]);
+    let beside = ran(&mut tp(&case, &sandbox, &user, &["--deployment", "web"], &["true"]));
+    beside.exits(125).complains(&["has no ready pod", "made by dev@"]);
+    stopped(running).exits(143);
+    let after = ran(sandbox.kubectl().args(["get", "deployment/web"]).args(SPEC));
+    after.prints(&before);
+    is_clean(&sandbox);
+    ran(sandbox.kubectl().args(["rollout", "status", "deployment/web", "--timeout=60s"])).succeeds();
+    ask(&case, &sandbox, "web").says(&["service=web"]);
+}
+
+/// Steps: while `web` is swapped somebody scales it: that is told once, and left so at the end.
+#[test]
+fn who_scales_a_swapped_deployment_is_told_of_and_not_fought() {
+    let case = Case::cold();
+    let sandbox = shop(&case, "rescaled");
+    let place = ["-n", sandbox.namespace(), "--swap-deployment", "web"];
+    let mut command = case.command(place, ["sh", "-c", "read go"]);
+    let mut running = Running::start(command.stdin(Stdio::piped()));
+    scaled(&sandbox, "deployment/web", 0);
+    ran(sandbox.kubectl().args(["scale", "deployment/web", "--replicas=2"])).succeeds();
+    ran(sandbox.kubectl().args(["rollout", "status", "deployment/web", "--timeout=60s"])).succeeds();
+    let mut stderr = std::io::BufReader::new(running.child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert!(line.contains("deployment/web was scaled to 2 by `kubectl"), "{line}");
+    drop(running.child.stdin.take());
+    running.ends_within(LIMIT);
+    assert_eq!(object(&sandbox, "deployment/web")["spec"]["replicas"], 2);
+    is_clean(&sandbox);
+}
+
+/// Steps: a quota leaves no room for a pod of ours: the API server's words are told, and nothing is changed. The same for
+/// a workload that there is not.
+#[test]
+fn what_cannot_be_leaves_nothing_behind() {
+    let case = Case::cold();
+    let sandbox = shop(&case, "quota");
+    ran(sandbox.kubectl().args(["create", "quota", "small", "--hard=pods=1"])).succeeds();
+    let run = |options: &[&str]| {
+        let place = ["-n", sandbox.namespace()];
+        ran(&mut case.command(place.iter().chain(options).copied(), ["true"]))
+    };
+    // The quota is enforced as soon as its controller has counted.
+    let counted = ["wait", "--for=jsonpath={.status.used.pods}=1", "quota/small", "--timeout=60s"];
+    ran(sandbox.kubectl().args(counted)).succeeds();
+    let before = object(&sandbox, "deployment/web")["spec"].to_string();
+    run(&["--swap-deployment", "web"]).exits(125).complains(&["exceeded quota: small"]);
+    assert_eq!(object(&sandbox, "deployment/web")["spec"].to_string(), before);
+    run(&["--swap-deployment", "wep"])
+        .exits(125)
+        .complains(&["there is no deployment/wep", "did you mean: web?"]);
+    run(&["--new-deployment", "web", "--expose", "18932"])
+        .exits(125)
+        .complains(&["deployment/web exists already"]);
+    run(&["--new-deployment", "fresh", "--expose", "18932"]).exits(125).complains(&["exceeded quota: small"]);
+    is_clean(&sandbox);
+}
+
+/// Steps: an app that there is not gets a deployment and a Service, on a low port; both go with the run.
+#[test]
+fn a_new_deployment_is_there_as_long_as_its_run() {
+    let case = Case::new();
+    let sandbox = shop(&case, "fresh");
+    let place = ["-n", sandbox.namespace(), "--new-deployment", "fresh", "--expose", "18933:80"];
+    let mut command = case.command(place, [PYTHON, "-u", "-c", SERVER, "18933"]);
+    let running = Running::start(command.stdin(Stdio::null()));
+    let made = ["wait", "--for=create", "service/fresh", "--timeout=60s"];
+    ran(sandbox.kubectl().args(made)).succeeds();
+    ask(&case, &sandbox, "fresh").prints("from the laptop");
+    stopped(running).exits(143);
+    is_clean(&sandbox);
+}
+
+/// Steps: a stateful set with a claim-less pod is swapped; the stand-in has the first pod's name in the cluster's DNS.
+#[test]
+fn a_stateful_sets_stand_in_has_the_name_of_its_first_pod() {
+    let case = Case::new();
+    let sandbox = Sandbox::create(case.target(), "set").unwrap();
+    sandbox.apply(SET).unwrap();
+    ran(sandbox.kubectl().args(["rollout", "status", "statefulset/db", "--timeout=60s"])).succeeds();
+    let before = object(&sandbox, "statefulset/db")["spec"].to_string();
+    let place = ["-n", sandbox.namespace(), "--swap-statefulset", "db", "--expose", "18934:8080"];
+    let mut command = case.command(place, [PYTHON, "-u", "-c", SERVER, "18934"]);
+    let running = Running::start(command.stdin(Stdio::null()));
+    scaled(&sandbox, "statefulset/db", 0);
+    let url = format!("http://db-0.db.{}:8080/", sandbox.namespace());
+    let script = format!("until curl -sS -m 5 {url}; do sleep 0.3; done");
+    case.shell(&script).prints("from the laptop");
+    stopped(running).exits(143);
+    assert_eq!(object(&sandbox, "statefulset/db")["spec"].to_string(), before);
+    is_clean(&sandbox);
+    let again = ["wait", "--for=jsonpath={.status.readyReplicas}=1", "statefulset/db", "--timeout=60s"];
+    ran(sandbox.kubectl().args(again)).succeeds();
+}
+
+const SET: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: db
+        image: localhost/tp-sample:1
+        args: ["http=8080"]
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+"#;
