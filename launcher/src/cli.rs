@@ -357,14 +357,14 @@ pub struct Volumes {
 
     /// Let the command write to the pod's volumes, or to that at PATH (repeatable)
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "proxy")]
-    pub mount_rw: Vec<PathBuf>,
+    pub mount_rw: Vec<OsString>,
 }
 
 impl Volumes {
     /// What the user said.
     #[must_use]
     pub fn choice(&self) -> Choice {
-        Choice { mount: self.mount.clone(), writable: self.mount_rw.clone() }
+        Choice { mount: self.mount.clone(), writable: self.mount_rw.iter().map(PathBuf::from).collect() }
     }
 }
 
