@@ -8,6 +8,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, sleep};
@@ -42,7 +43,10 @@ impl Shop {
         let case = Case::cold();
         let laptop = case.laptop("a client in a pod's network")?.clone();
         let Target::Laptop(cluster, _) = case.target() else { return None };
-        let client = PodNetwork::find(cluster, &laptop, "default", "app=web").unwrap();
+        // The files of a pod are copied for whoever is to stand in it, once.
+        static CLIENT: OnceLock<PodNetwork> = OnceLock::new();
+        let find = || PodNetwork::find(cluster, &laptop, "default", "app=web").unwrap();
+        let client = CLIENT.get_or_init(find).clone();
         let sandbox = Sandbox::create(case.target(), name).unwrap();
         sandbox.apply(&manifest(replicas).to_string()).unwrap();
         run::output(sandbox.kubectl().args(["rollout", "status", "--timeout=60s", "deployment/web"]))
