@@ -94,6 +94,8 @@ fn whoever_has_a_port_is_named() {
     Workload::new("web").apply(&sandbox).unwrap();
     let options = ["-n", sandbox.namespace(), "--deployment", "web", "--expose", "18473:8080"];
     let running = started(&mut case.command(options, WAITS));
+    // The runtime writes what the agent says into its log a moment later.
+    until(|| !listed(&case, &sandbox)[0]["exposed"][0].is_null());
     let objects = listed(&case, &sandbox);
     let exposed = &objects[0]["exposed"][0];
     assert_eq!((&exposed["port"], &exposed["way"]), (&8080.into(), &"steal".into()), "{objects:?}");
@@ -108,7 +110,6 @@ fn whoever_has_a_port_is_named() {
     let run = runs.iter().find(|run| run["pid"] == running.child.id()).unwrap();
     assert_eq!(run["exposes"], serde_json::json!(["18473:8080"]));
     running.ends_within(LIMIT).exits(0);
-    // The runtime writes the agent's last line into its log a moment later.
     until(|| listed(&case, &sandbox)[0]["exposed"] == serde_json::json!([]));
 }
 
