@@ -1,7 +1,7 @@
 //! `tp leave`: gives back what runs that are dead have left in the cluster, from any machine.
 //!
 //! Everything tp changes has a record beside it, and everything it makes a label (see
-//! [`record`](crate::kube::record)), so nothing but the API server is asked. A run is dead when it has no pod left in which
+//! [`record`]), so nothing but the API server is asked. A run is dead when it has no pod left in which
 //! its agent runs: an agent ends some 30 s after its laptop is gone. Each step is one that the run itself would have
 //! taken, and is harmless if it was taken already; two that leave at once do not disturb each other.
 

@@ -8,8 +8,8 @@
 //!
 //! | way | what it takes | where the files are |
 //! |---|---|---|
-//! | a [namespace](namespace) | user namespaces, /dev/fuse | at their own paths, for the programs of this run; and below `TP_ROOT` |
-//! | [fusermount3](fusermount) | that program | below `TP_ROOT`, for all processes of this user |
+//! | a [`namespace`] | user namespaces, /dev/fuse | at their own paths, for the programs of this run; and below `TP_ROOT` |
+//! | fusermount3 ([`fusermount`]) | that program | below `TP_ROOT`, for all processes of this user |
 //! | none | | nowhere: it is said, and is an error if volumes were asked for |
 //!
 //! The namespace is made while the session is opened, so that nobody waits for it. The command is started in it, and so are

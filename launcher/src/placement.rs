@@ -1,6 +1,6 @@
 //! Where a program is placed: under the shim, or inside a private network or a filter.
 //!
-//! The shim is the cheapest and the least visible, but there are programs that it cannot enter ([`method`]).
+//! The shim is the cheapest and the least visible, but there are programs that it cannot enter ([`method`](crate::method)).
 //! These are started by `tp-inside`, which asks what to enter; what it enters holds for all their children, too. What
 //! that is is decided once a run, when the first program needs it: the private network if this machine allows one, else
 //! the filter if it allows that. A program for which there is neither is not started.

@@ -6,7 +6,7 @@
 //!                                                      └── the app: what is nobody's, and the kubelet's probes
 //! ```
 //!
-//! A [port](port) is open as long as any launcher has a share in it: one may own it, others have a filter, or listen in
+//! A [`port`] is open as long as any launcher has a share in it: one may own it, others have a filter, or listen in
 //! ([`mirror`]). One agent of a pod holds a port, for the others too ([`share`]). What an EXPOSE stream says is
 //! [`wire`]'s, and [`conversation`] holds it.
 //!

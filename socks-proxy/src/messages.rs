@@ -41,7 +41,7 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), ma
 /// A message as it is sent, its length in front.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     let mut bytes = postcard::serialize_with_flavor(message, Bytes(vec![0; 4])).map_err(invalid)?;

@@ -1,6 +1,6 @@
 //! TCP clients that have come to an exposed port: whose they are, and their way there.
 //!
-//! The launcher says of each whether its program takes it ([`TAKEN`], [`TO_THE_APP`]), since between the program's end and
+//! The launcher says of each whether its program takes it ([`TAKEN`] or not), since between the program's end and
 //! the rules' there are always clients. Until it has said so nothing is lost: what the client has said meanwhile is kept, and
 //! the app can still be given all of it.
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | all, of the same kind | the mount goes over it |
 //! | a folder above, in which this user may write | the missing folders are made there, and removed at the end: what programs write beside them must stay |
-//! | a folder above, in which he may not | it gets a [`cover`](super::cover) with the same things in it and the missing folders |
+//! | a folder above, in which he may not | it gets a [`cover`] with the same things in it and the missing folders |
 //!
 //! Invariant: what is removed is empty, and was made here.
 
