@@ -116,6 +116,12 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_auto", "", SHIM, "which method is taken where none is asked for"),
     bound("cluster_doctor", "", SHIM, "which method is taken on a machine that does not allow all"),
     bound("cluster_container", "", SHIM, OWN),
+    bound(
+        "cluster_volumes",
+        "a_run_in_a_run_has_its_own_volumes",
+        NAMESPACE,
+        "the inner run has a static program, and under a filter there can be no second one for it",
+    ),
     bound("cluster_volumes", "what_cannot_be_had_is_told", SHIM, MOUNTS),
     bound("cluster_volumes", "without_namespaces_they_are_below_a_folder", SHIM, MOUNTS),
     bound("cluster_volumes", "a_launcher_that_is_killed_leaves_no_mount_and_no_folder", SHIM, MOUNTS),
