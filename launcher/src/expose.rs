@@ -130,6 +130,14 @@ pub enum ExposeError {
         /// The pod.
         pod: String,
     },
+    /// A service mesh redirects what comes to the pod before the app has it.
+    #[error("pod `{pod}` is part of a service mesh: {by} takes what comes to it")]
+    Mesh {
+        /// The pod.
+        pod: String,
+        /// The container or the annotation that tells.
+        by: &'static str,
+    },
     /// Admission: Pod Security, a quota, a webhook.
     #[error("an agent that can take ports is not admitted to pod `{pod}`")]
     NoRights {

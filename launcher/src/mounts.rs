@@ -130,7 +130,11 @@ impl Prepared {
             Ok((namespace, device)) => (Way::Namespace(namespace), device),
             Err(namespace) => match fusermount::mount(&root).await {
                 Ok((mounted, device)) => {
-                    info!(%namespace, root = %root.display(), "the pod's volumes are below TP_ROOT alone");
+                    tell(format_args!(
+                        "the pod's volumes are below TP_ROOT ({}), not at their own paths: {namespace} (tp doctor says \
+                         what can be done; --mount false)",
+                        root.display()
+                    ));
                     (Way::Root(mounted), device)
                 }
                 Err(fusermount) => return nowhere(choice, namespace, fusermount),

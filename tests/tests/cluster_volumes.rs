@@ -237,7 +237,7 @@ fn without_namespaces_they_are_below_a_folder() {
         "cat $TP_ROOT/etc/web/config/greeting; echo; cat $TELEPRESENCE_ROOT/srv/one.conf; ls /etc/web";
     let below = limited("", &[], script);
     assert!(below.stdout.starts_with("hello\na part") && !below.stdout.contains("fuse.tp"), "{below}");
-    below.complains(&["/etc/web"]);
+    below.complains(&["/etc/web", "below TP_ROOT", "not at their own paths"]);
     let hidden = "mount --bind /dev/null /dev/fuse;";
     limited(hidden, &[], "echo \"[$TP_ROOT]\"")
         .prints("[]")

@@ -141,12 +141,29 @@ impl No {
     }
 }
 
+/// What tells that rules of a mesh's own are in the pod: they rewrite a client's first packet to their proxy's port after
+/// ours have chosen a socket for it, and that socket would be another port's.
+fn mesh(pod: &Pod) -> Option<&'static str> {
+    const PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+    const AMBIENT: &str = "ambient.istio.io/redirection";
+    let spec = pod.spec.as_ref();
+    let first = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    let mut containers = spec.iter().flat_map(|spec| &spec.containers).chain(first);
+    let proxy = containers.find_map(|container| PROXIES.into_iter().find(|name| *name == container.name));
+    let annotations = pod.metadata.annotations.as_ref();
+    let is_ambient = annotations.and_then(|all| all.get(AMBIENT)).is_some_and(|value| value == "enabled");
+    proxy.or(is_ambient.then_some(AMBIENT))
+}
+
 /// What the agent is asked for, in the order of the options.
 pub(super) fn exposes(shared: &Shared, target: &Target) -> Result<Vec<Expose>, ExposeError> {
     let pod = &target.pod;
     // The rules would take the port of the whole node.
     if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
         return Err(ExposeError::HostNetwork { pod: target.pod_name().to_owned() });
+    }
+    if let Some(by) = mesh(pod) {
+        return Err(ExposeError::Mesh { pod: target.pod_name().to_owned(), by });
     }
     let resolved = resolve(&shared.options.wanted, target)?;
     let exposes = resolved.into_iter().enumerate().map(|(at, (protocol, port, declared))| Expose {
@@ -203,4 +220,26 @@ pub(super) fn resolve(wanted: &[Wanted], target: &Target) -> Result<Vec<(Protoco
 pub(super) fn said(ports: &[Arc<super::carry::Exposed>]) -> String {
     let ports: Vec<_> = ports.iter().map(|port| port.said.as_str()).collect();
     format!("port{} {}", if ports.len() == 1 { "" } else { "s" }, ports.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_of_a_mesh_is_known_by_its_proxy_or_its_annotation() {
+        let pod = |metadata: serde_json::Value, spec: serde_json::Value| {
+            serde_json::from_value::<Pod>(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        let none = serde_json::json!({});
+        let app = serde_json::json!({"containers": [{"name": "app"}]});
+        let beside = serde_json::json!({"containers": [{"name": "app"}, {"name": "linkerd-proxy"}]});
+        let first =
+            serde_json::json!({"containers": [{"name": "app"}], "initContainers": [{"name": "istio-proxy"}]});
+        let ambient = serde_json::json!({"annotations": {"ambient.istio.io/redirection": "enabled"}});
+        assert_eq!(mesh(&pod(none.clone(), app.clone())), None);
+        assert_eq!(mesh(&pod(none.clone(), beside)), Some("linkerd-proxy"));
+        assert_eq!(mesh(&pod(none, first)), Some("istio-proxy"));
+        assert_eq!(mesh(&pod(ambient, app)), Some("ambient.istio.io/redirection"));
+    }
 }

@@ -53,6 +53,10 @@ pub(super) fn help(error: &ExposeError) -> Option<String> {
         ExposeError::HostNetwork { .. } => {
             "ports of a pod with hostNetwork cannot be exposed: everything else on the node would lose them, too".to_owned()
         }
+        ExposeError::Mesh { .. } => {
+            "expose the ports of a workload that is not in the mesh (or a test copy of this one, made without its proxy)"
+                .to_owned()
+        }
         ExposeError::NoRights { .. } => {
             "taking a port beside the app needs the capability NET_ADMIN in the pod, which the Pod Security standards \
              `baseline` and `restricted` forbid\nan administrator can admit it: kubectl label namespace NAME \

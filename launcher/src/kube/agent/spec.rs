@@ -124,7 +124,9 @@ pub(super) fn container(
     needs: Needs,
 ) -> EphemeralContainer {
     let spec = target.pod.spec.as_ref();
-    let copied = target.spec().cloned().unwrap_or_default();
+    // An agent that takes ports does nothing else: the target's secrets and volumes are not for a container of uid 0.
+    let copied =
+        if needs.net_admin { Container::default() } else { target.spec().cloned().unwrap_or_default() };
     let streamed = matches!(image, Image::Base { .. });
     EphemeralContainer {
         name: agent.container.clone(),
