@@ -13,7 +13,8 @@
 //! | tp is killed, or the laptop is cut off | the agent hears nothing any more, and gives the port back |
 //!
 //! Nothing is stored in the cluster, so nothing has to be undone there: the rules live as long as the agent's process does
-//! and wants them to.
+//! and wants them to. Where no agent may make such rules, the workload's Services lead here in their place ([`services`]), and
+//! that is written down and undone.
 //!
 //! [`ToAgent::Done`]: socks_proxy::expose::wire::ToAgent::Done
 
@@ -22,6 +23,7 @@ mod carry;
 mod keep;
 mod listen;
 pub mod program;
+mod services;
 pub mod taken;
 pub mod wanted;
 
@@ -40,9 +42,11 @@ use crate::kube::agent::{Image, Secret};
 use crate::kube::own_pod::who;
 use crate::kube::pods::Pods;
 use crate::kube::target::{Target, TargetError, Workload};
+use crate::kube::turning::TurnError;
 use crate::kube::{Cause, Cluster};
 use crate::placement::Method;
 use crate::session::{SessionError, tell};
+use crate::undo::Undo;
 use carry::Exposed;
 use program::{Port, Program};
 use wanted::Options;
@@ -147,6 +151,9 @@ pub enum ExposeError {
         #[source]
         source: Cause,
     },
+    /// No agent can take ports in the pods, and Services do not lead here either.
+    #[error(transparent)]
+    Services(#[from] TurnError),
     /// No pod.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -174,6 +181,8 @@ pub struct Origin {
     pub workload: Workload,
     /// The container in its pods.
     pub container: Option<String>,
+    /// Takes back what is changed in the cluster, if anything is.
+    pub undo: Arc<Undo>,
 }
 
 /// What all pods' parts share.
@@ -199,6 +208,8 @@ pub struct Exposing {
     supervisor: JoinHandle<()>,
     /// None if the pod is our own.
     follower: Option<JoinHandle<()>>,
+    /// Where the ports are had by Services.
+    turned: Option<services::Turned>,
 }
 
 impl Drop for Exposing {
@@ -266,7 +277,7 @@ impl Exposing {
     /// # Errors
     /// If they are not to be had in one of them. Nothing but idle agents is left behind then.
     pub async fn open(options: Options, origin: Origin) -> Result<Self, ExposeError> {
-        let Origin { cluster, secret, image, workload, container } = origin;
+        let Origin { cluster, secret, image, workload, container, undo } = origin;
         let pods = Pods::of(&cluster, &workload).await?;
         let (known, version) = pods.list().await.map_err(SessionError::Api)?;
         let serving = known.iter().filter_map(|(uid, pod)| {
@@ -281,12 +292,18 @@ impl Exposing {
         let who = format!("{} (tp {})", who(), std::process::id());
         let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, run, program };
         let shared = Arc::new(shared);
-        let ups = open_all(&shared, targets).await?;
+        let first = first.clone();
+        let ups = match open_all(&shared, targets).await {
+            Err(refused) if services::are_for(&refused) => {
+                return services::open(shared, first, undo, &refused).await;
+            }
+            opened => opened?,
+        };
         let (pods_tx, pods_rx) = watch::channel(known);
         let follower = tokio::spawn(shared.pods.clone().follow(version, pods_tx));
         let done = CancellationToken::new();
         let supervisor = tokio::spawn(keep::supervise(Arc::clone(&shared), ups, pods_rx, done.clone()));
-        Ok(Self { shared, done, supervisor, follower: Some(follower) })
+        Ok(Self { shared, done, supervisor, follower: Some(follower), turned: None })
     }
 
     /// The program that they lead to.
@@ -306,6 +323,9 @@ impl Exposing {
     /// Gives the ports back. What the program still has to say is delivered first.
     pub async fn end(mut self) {
         self.shared.program.has_ended();
+        if let Some(turned) = self.turned.take() {
+            turned.end().await;
+        }
         self.done.cancel();
         if tokio::time::timeout(END_LIMIT, &mut self.supervisor).await.is_err() {
             warn!("the agents did not say in time that the ports are the app's again");

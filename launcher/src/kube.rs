@@ -13,6 +13,7 @@ pub mod pods;
 pub mod record;
 pub mod stand_in;
 pub mod target;
+pub mod turning;
 pub mod workloads;
 
 use std::collections::BTreeSet;

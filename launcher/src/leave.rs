@@ -2,7 +2,8 @@
 //!
 //! Everything tp changes has a record beside it, and everything it makes a label (see
 //! [`record`]), so nothing but the API server is asked. A run is dead when it has no pod left in which
-//! its agent runs: an agent ends some 30 s after its laptop is gone. Each step is one that the run itself would have
+//! its agent runs: an agent ends some 30 s after its laptop is gone. One to which Services lead goes on, and says in its log
+//! that nobody is there. Each step is one that the run itself would have
 //! taken, and is harmless if it was taken already; two that leave at once do not disturb each other.
 
 use std::io::{self, Write as _};
@@ -11,6 +12,7 @@ use crate::cli;
 use crate::kube::own_pod::{self, WHO};
 use crate::kube::record::{self, Given, Looked, Record};
 use crate::kube::stand_in;
+use crate::kube::turning;
 use crate::kube::{ApiError, Cluster};
 use crate::report::{self, Failure};
 use crate::session::SessionError;
@@ -51,6 +53,10 @@ impl Leaving {
             let given = self.give_back(&looked, &record).await;
             self.say(&looked.workload.to_string(), given);
         }
+        for (name, record) in turning::record::all(&self.cluster).await? {
+            let given = self.turn_back(&name, &record).await;
+            self.say(&format!("service/{name}"), given);
+        }
         for left in stand_in::all_made(&self.cluster).await? {
             let removed = self.remove(&left).await;
             self.say(&left.what, removed);
@@ -86,23 +92,50 @@ impl Leaving {
         })
     }
 
+    async fn turn_back(
+        &self,
+        name: &str,
+        record: &turning::record::Record,
+    ) -> Result<Option<String>, ApiError> {
+        let held = format!("held by {} since {}", record.who, record.age());
+        if !self.all && record.is_alive(&self.cluster).await? {
+            return Ok(Some(alive(&held)));
+        }
+        Ok(match turning::give_back(&self.cluster, name, &record.session).await? {
+            turning::record::Given::Back => Some(format!("leads to the app again; it was {held}")),
+            turning::record::Given::AsItIs(selector) => Some(format!(
+                "left led to {}, as somebody else has it; it was {held}",
+                turning::record::said(&selector)
+            )),
+            turning::record::Given::Nothing => None,
+        })
+    }
+
     async fn remove(&self, left: &stand_in::Left) -> Result<Option<String>, ApiError> {
-        if !self.all && record::is_alive(&self.cluster, &left.session).await? {
+        if !self.all && record::is_alive(&self.cluster, &left.session).await? == Some(true) {
             return Ok(Some(alive(&format!("made by {}", left.who))));
         }
         let removed = stand_in::remove_made(&self.cluster, left).await?;
         Ok(removed.then(|| format!("deleted; it was made by {}", left.who)))
     }
 
-    /// Those of dead runs have ended; with `--all` those of others go, too.
+    async fn is_alive(&self, session: &str) -> bool {
+        !matches!(record::is_alive(&self.cluster, session).await, Ok(alive) if alive != Some(true))
+    }
+
+    /// Those of dead runs; with `--all` those of others go, too.
     async fn remove_pods(&mut self) -> Result<(), ApiError> {
         for pod in own_pod::all(&self.cluster).await? {
             let name = pod.metadata.name.clone().unwrap_or_default();
             let who = pod.metadata.annotations.as_ref().and_then(|all| all.get(WHO)).cloned();
             let who = who.unwrap_or_else(|| "somebody".to_owned());
+            let session = pod.metadata.labels.as_ref().and_then(|all| all.get(own_pod::SESSION)).cloned();
             let outcome = if pod.metadata.deletion_timestamp.is_some() {
                 Ok(None)
-            } else if self.all || own_pod::has_ended(&pod) {
+            } else if self.all
+                || own_pod::has_ended(&pod)
+                || !self.is_alive(&session.unwrap_or_default()).await
+            {
                 let removed = own_pod::remove(&self.cluster, &name).await;
                 removed.map(|()| Some(format!("deleted; it was made by {who}")))
             } else {

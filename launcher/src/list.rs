@@ -35,18 +35,22 @@ pub async fn list(options: cli::List) -> Result<u8, Failure> {
 }
 
 fn row(listed: &Listed) -> [String; 3] {
-    let Listed { workload, ready, wanted, exposed, swapped } = listed;
+    let Listed { workload, ready, wanted, exposed, turned, swapped } = listed;
     // Each pod has an agent of its own that says the same.
     let exposed: BTreeSet<String> = exposed.iter().map(describe).collect();
     let swapped = swapped.get("who").map(|who| format!("all of it by {} (swapped)", word(who)));
-    let exposed: Vec<String> = swapped.into_iter().chain(exposed).collect();
+    let part = |entry: &Value, name: &str| entry.get(name).map(word).unwrap_or_default();
+    let turned =
+        turned.iter().map(|entry| format!("service/{} by {}", part(entry, "service"), part(entry, "who")));
+    let exposed: Vec<String> = swapped.into_iter().chain(turned).chain(exposed).collect();
     [workload.to_string(), format!("{ready}/{wanted}"), exposed.join("; ")]
 }
 
 fn object(listed: &Listed) -> Value {
-    let Listed { workload, ready, wanted, exposed, swapped } = listed;
+    let Listed { workload, ready, wanted, exposed, turned, swapped } = listed;
     json!({
-        "workload": workload.to_string(), "ready": ready, "wanted": wanted, "exposed": exposed, "swapped": swapped,
+        "workload": workload.to_string(), "ready": ready, "wanted": wanted, "exposed": exposed,
+        "turned": turned, "swapped": swapped,
     })
 }
 
@@ -88,11 +92,15 @@ mod tests {
             ready: 1,
             wanted: 2,
             exposed: vec![entry("web-1"), entry("web-2")],
+            turned: Vec::new(),
             swapped: Value::Null,
         };
         let words = "8080/tcp by alice@laptop (mirror, x-user=alice, /v1)";
         assert_eq!(row(&listed), ["deployment/web", "1/2", words]);
         listed.exposed.clear();
+        listed.turned = vec![json!({"service": "web", "who": "alice@laptop", "since": "…"})];
+        assert_eq!(row(&listed)[2], "service/web by alice@laptop");
+        listed.turned.clear();
         listed.swapped = json!({"who": "bob@desk", "since": "…"});
         assert_eq!(row(&listed)[2], "all of it by bob@desk (swapped)");
     }

@@ -336,6 +336,7 @@ fn origin(session: &Session, options: session::Options) -> Origin {
         image: options.image,
         workload: options.workload,
         container: options.container,
+        undo: options.undo,
     }
 }
 

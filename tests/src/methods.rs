@@ -149,6 +149,7 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_expose", "what_cannot_be_exposed_is_said", SHIM, PODS),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_permission", "", SHIM, PLACES),
+    bound("cluster_services", "", SHIM, PODS),
     bound("cluster_standin", "", SHIM, PLACES),
     bound("cluster_leave", "", SHIM, PLACES),
     bound("cluster_list", "", SHIM, PLACES),

@@ -563,5 +563,8 @@ fn what_cannot_be_exposed_is_said() {
     shop.kubectl(&["label", "namespace", shop.sandbox.namespace(), label]);
     shop.kubectl(&["delete", "pods", "--all", "--wait=false"]);
     shop.kubectl(&["rollout", "status", "--timeout=60s", "deployment/web"]);
-    refused(&["--expose", "8080"], &["not admitted to pod", "PodSecurity", "NET_ADMIN"]);
+    refused(
+        &["--expose", "8080", "--mirror"],
+        &["not admitted to pod", "PodSecurity", "a mirror needs rules in the app's own pod", "NET_ADMIN"],
+    );
 }

@@ -105,6 +105,11 @@ fn the_tables_are_enough_where_pod_security_is_restricted() {
     ]);
     assert_eq!(agents(&other).unwrap(), Vec::<String>::new());
     assert_eq!(own_pods(&other), Vec::<String>::new(), "it goes with the run");
+    ran(other.kubectl().args(["expose", "deployment", "web", "--port=80", "--target-port=8080"])).succeeds();
+    let user = user_of(&other, "ports", &["**By a pod of tp's own**", "**Ports by Services**"]);
+    let third = ran(&mut tp(&case, &other, &user, &["--expose", "18957:8080"], &["true"]));
+    third.exits(0).complains(&["what comes to service/web is led here"]);
+    assert_eq!(own_pods(&other), Vec::<String>::new(), "both go with the run");
 }
 
 /// Kubernetes' own role, which has no ephemeral containers: a pod beside the workload's takes the place of one.

@@ -123,7 +123,7 @@ pub(super) async fn ask(opener: &Opener, wanted: Expose) -> io::Result<Result<St
 }
 
 impl No {
-    fn explained(self, pod: &str) -> ExposeError {
+    pub(super) fn explained(self, pod: &str) -> ExposeError {
         let (pod, port) = (pod.to_owned(), self.port);
         match self.word {
             ToLauncher::Held { by } => ExposeError::Held { pod, port, by },

@@ -1,10 +1,12 @@
 //! Ports of a pod of our own: its agent listens on them itself, since there is no app to take them from.
 //!
-//! The pod is one that stands in for a workload (see [`StandIn`]), and Services find it when one more port is listened on,
-//! which its readiness probe asks for. That one is opened last, when the program here listens on all of its own: nobody is
-//! sent to a program that is still to start, and the workload's pods serve until then. When the link is lost, the agent
-//! closes it with all others, and Services find nobody rather than somebody who does not answer.
+//! The pod stands in for a workload ([`StandIn`]), or Services are turned to it ([`Turning`]); and they find it when one more
+//! port is listened on, which its readiness probe asks for. That one is opened last, when the program here listens on all
+//! of its own: nobody is sent to a program that is still to start, and the workload's pods serve until then. When the link
+//! is lost, the agent of a stand-in closes it with all others, and Services find nobody rather than somebody who does not
+//! answer; where the app goes on behind it, the agent keeps all ports and passes on what comes.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +21,58 @@ use super::{ExposeError, Exposing, Options, Origin, Shared, exposed, keep};
 use crate::kube::own_pod::OwnPod;
 use crate::kube::pods::Pods;
 use crate::kube::stand_in::{StandIn, StandInError};
+use crate::kube::turning::{App, TurnError, Turning};
 use crate::session::{SessionError, tell};
 
 /// How often it is looked if the program listens.
 const EVERY: Duration = Duration::from_millis(50);
-/// The readiness port's number among the exposed ones: what arrives there is nobody's.
+/// The readiness port's number among the exposed ones: what arrives there is nobody's. Ports that are the app's count
+/// down from there.
 const READINESS: u32 = u32::MAX;
+/// Nobody answers there: where the kubelet's questions go when their port outlives the launcher.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// Whose place the pod has.
+#[derive(Clone)]
+pub(super) enum Seat {
+    /// A workload's.
+    Workload(Arc<StandIn>),
+    /// The workload's pods', for some of its Services.
+    Services(Arc<Turning>),
+}
+
+impl Seat {
+    async fn pod(&self) -> Result<OwnPod, ExposeError> {
+        match self {
+            Self::Workload(stand_in) => Ok(stand_in.pod().await.map_err(SessionError::StandIn)?),
+            Self::Services(turning) => Ok(turning.pod().await?),
+        }
+    }
+
+    fn ready_port(&self) -> Option<u16> {
+        match self {
+            Self::Workload(stand_in) => stand_in.ready_port(),
+            Self::Services(turning) => Some(turning.ready_port()),
+        }
+    }
+
+    /// All ports that come to the pod and have an app behind.
+    fn apps(&self) -> &[App] {
+        match self {
+            Self::Workload(_) => &[],
+            Self::Services(turning) => turning.apps(),
+        }
+    }
+}
+
+/// Somebody else has given it back: there is nothing to take any more.
+fn is_over(error: &ExposeError) -> bool {
+    matches!(
+        error,
+        ExposeError::Session(SessionError::StandIn(StandInError::GivenBack { .. }))
+            | ExposeError::Services(TurnError::GivenBack { .. })
+    )
+}
 
 impl Exposing {
     /// Takes the ports in the pod of `stand_in`. They are taken when this returns; Services send there later.
@@ -36,39 +84,63 @@ impl Exposing {
         origin: Origin,
         stand_in: Arc<StandIn>,
     ) -> Result<Self, ExposeError> {
-        let Origin { cluster, secret, image, workload, container } = origin;
+        let Origin { cluster, secret, image, workload, container, .. } = origin;
         let pods = Pods::of(&cluster, &workload).await?;
-        let own = stand_in.pod().await.map_err(SessionError::StandIn)?;
+        let seat = Seat::Workload(stand_in);
+        let own = seat.pod().await?;
         let exposed = exposed(&options, &own.target)?;
         let who = crate::kube::own_pod::who();
         let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let program = Arc::default();
         let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, run, program };
         let shared = Arc::new(shared);
-        let up = take(&shared, &own).await?;
+        let up = take(&shared, &own, &seat).await?;
         let done = CancellationToken::new();
-        let supervisor = tokio::spawn(supervise(Arc::clone(&shared), stand_in, up, done.clone()));
-        Ok(Self { shared, done, supervisor, follower: None })
+        let supervisor = tokio::spawn(supervise(Arc::clone(&shared), seat, up, done.clone()));
+        Ok(Self { shared, done, supervisor, follower: None, turned: None })
     }
 }
 
-async fn take(shared: &Shared, own: &OwnPod) -> Result<Up, ExposeError> {
+/// Takes the ports in the pod, and has its agent pass on what comes to the others that Services lead to it.
+pub(super) async fn take(shared: &Shared, own: &OwnPod, seat: &Seat) -> Result<Up, ExposeError> {
     let mut exposes = beside::exposes(shared, &own.target)?;
+    let is_at =
+        |app: &App, expose: &Expose| (app.udp, app.port) == (expose.protocol == Protocol::Udp, expose.port);
     for expose in &mut exposes {
         // Nobody has to be there before, and the kubelet asks elsewhere.
         (expose.way, expose.declared, expose.probes) = (Way::Listen, true, false);
+        let app = seat.apps().iter().find(|app| is_at(app, expose));
+        expose.app = app.map(|app| app.at.to_string());
     }
-    beside::take(shared, &own.agent, &exposes).await
+    let others = seat.apps().iter().filter(|app| !exposes.iter().any(|expose| is_at(app, expose)));
+    let others: Vec<_> = (1..).zip(others).map(|(number, app)| others_port(number, app, shared)).collect();
+    let up = beside::take(shared, &own.agent, &exposes).await?;
+    for other in others {
+        let port = other.port;
+        match beside::ask(&up.link.opener, other).await {
+            // A launcher that is lost leaves the port to the app, and so does one that never wants it.
+            Ok(Ok(stream)) => drop(stream),
+            Ok(Err(no)) => return Err(no.explained(&own.agent.pod)),
+            Err(error) => warn!(port, %error, "cannot be passed on"),
+        }
+    }
+    Ok(up)
+}
+
+fn others_port(number: u32, app: &App, shared: &Shared) -> Expose {
+    let protocol = if app.udp { Protocol::Udp } else { Protocol::Tcp };
+    let at = Some(app.at.to_string());
+    Expose { protocol, app: at, ..listening(READINESS.saturating_sub(number), app.port, shared) }
 }
 
 /// Keeps the ports in whatever pod stands in for the workload, until `done`.
-async fn supervise(shared: Arc<Shared>, stand_in: Arc<StandIn>, up: Up, done: CancellationToken) {
+pub(super) async fn supervise(shared: Arc<Shared>, seat: Seat, up: Up, done: CancellationToken) {
     let mut up = Some(up);
     loop {
         let this = match up.take() {
             Some(up) => up,
             None => {
-                let Some(up) = restore(&shared, &stand_in, &done).await else { return };
+                let Some(up) = restore(&shared, &seat, &done).await else { return };
                 tell(format_args!("{} of pod {} now leads here", said(&shared.exposed), up.agent.pod));
                 up
             }
@@ -77,23 +149,25 @@ async fn supervise(shared: Arc<Shared>, stand_in: Arc<StandIn>, up: Up, done: Ca
         let opener = this.link.opener.clone();
         let reason = tokio::select! {
             reason = keep::serve(&shared, this, &done) => reason,
-            () = be_ready(&shared, &stand_in, opener, &pod, &done) => None,
+            () = be_ready(&shared, &seat, opener, &pod, &done) => None,
         };
         let Some(reason) = reason else { return };
         warn!(pod, reason, "lost");
-        tell(format_args!("{} of pod {pod} leads nowhere ({reason}); taking it back", said(&shared.exposed)));
+        let to = if seat.apps().is_empty() { "nowhere" } else { "to the app" };
+        tell(format_args!("{} of pod {pod} leads {to} ({reason}); taking it back", said(&shared.exposed)));
     }
 }
 
 /// Opens the readiness port when the program listens on all of its own, and holds it; never returns.
-async fn be_ready(shared: &Shared, stand_in: &StandIn, opener: Opener, pod: &str, done: &CancellationToken) {
-    if let Some(port) = stand_in.ready_port() {
+async fn be_ready(shared: &Shared, seat: &Seat, opener: Opener, pod: &str, done: &CancellationToken) {
+    if let Some(port) = seat.ready_port() {
         for exposed in &shared.exposed {
             while !shared.program.listens(exposed.protocol, exposed.here.number).await {
                 sleep(EVERY).await;
             }
         }
-        match beside::ask(&opener, readiness(port, shared)).await {
+        let app = (!seat.apps().is_empty()).then(|| NOBODY.to_string());
+        match beside::ask(&opener, Expose { app, ..listening(READINESS, port, shared) }).await {
             Ok(Ok(stream)) => {
                 info!(pod, "ready");
                 drop(opener);
@@ -107,9 +181,10 @@ async fn be_ready(shared: &Shared, stand_in: &StandIn, opener: Opener, pod: &str
     std::future::pending().await
 }
 
-fn readiness(port: u16, shared: &Shared) -> Expose {
+/// A port that is none of the program's.
+fn listening(id: u32, port: u16, shared: &Shared) -> Expose {
     Expose {
-        id: READINESS,
+        id,
         protocol: Protocol::Tcp,
         port,
         way: Way::Listen,
@@ -124,12 +199,12 @@ fn readiness(port: u16, shared: &Shared) -> Expose {
 }
 
 /// Takes the ports again, in another pod if need be; [`None`] when there is nothing to take any more.
-async fn restore(shared: &Shared, stand_in: &StandIn, done: &CancellationToken) -> Option<Up> {
+async fn restore(shared: &Shared, seat: &Seat, done: &CancellationToken) -> Option<Up> {
     let mut wait = keep::RETRY.0;
     loop {
         let tried = async {
-            let own = stand_in.pod().await.map_err(SessionError::StandIn)?;
-            take(shared, &own).await
+            let own = seat.pod().await?;
+            take(shared, &own, seat).await
         };
         let tried = tokio::select! {
             tried = tried => tried,
@@ -137,7 +212,7 @@ async fn restore(shared: &Shared, stand_in: &StandIn, done: &CancellationToken) 
         };
         match tried {
             Ok(up) => return Some(up),
-            Err(ExposeError::Session(SessionError::StandIn(error @ StandInError::GivenBack { .. }))) => {
+            Err(error) if is_over(&error) => {
                 tell(format_args!("{error}; its ports do not lead here any more"));
                 done.cancelled().await;
                 return None;

@@ -7,15 +7,15 @@
 //! a controller that its selector matches, so a pod that a DaemonSet or a bare ReplicaSet would take has the pod it was
 //! made after as its controller.
 //!
-//! Services find it only as a [`Purpose::StandIn`]: else it has a readiness gate that nobody ever passes. A stand-in is
-//! ready when a port is listened on that the agent opens last. (`pods/status`, where conditions are, is not for everybody
-//! who may make pods.)
+//! Beside the workload's pods ([`Purpose::Beside`]) no Service finds it: it has a readiness gate that nobody ever passes.
+//! Else it is ready when a port is listened on that the agent opens last. (`pods/status`, where conditions are, is not for
+//! everybody who may make pods.)
 //!
 //! | on the way out | what ends it |
 //! |---|---|
 //! | whatever way tp ends | it is deleted: noted in [`Undo`] before it is made |
 //! | tp is killed before the agent is there | as any agent (see [`super::agent`]); it is not restarted |
-//! | tp is killed afterwards | the agent ends [`LINGER`] after its last session |
+//! | tp is killed afterwards | the agent ends [`LINGER`] after its last session; [`Purpose::Instead`] goes on |
 //! | all else | `activeDeadlineSeconds` |
 //!
 //! What is left of a killed run is a finished pod, which uses nothing; the next pod of our own in the namespace sweeps it.
@@ -25,16 +25,16 @@ use std::time::Duration;
 
 use ::kube::api::{Api, DeleteParams, ListParams, PostParams};
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, EnvVar, EphemeralContainer, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm,
-    Pod, PodReadinessGate, PodSecurityContext, PodSpec, PreferredSchedulingTerm, Probe, Sysctl,
-    TCPSocketAction,
+    Affinity, Container, ContainerPort, EnvVar, EphemeralContainer, NodeAffinity, NodeSelectorRequirement,
+    NodeSelectorTerm, Pod, PodReadinessGate, PodSecurityContext, PodSpec, PreferredSchedulingTerm, Probe,
+    Sysctl, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tracing::{debug, info};
 
 use super::agent::{self, Agent, AgentError, Image, Secret};
-use super::target::Target;
+use super::target::{Target, Workload};
 use super::{ApiError, Cluster, access};
 use crate::undo::Undo;
 
@@ -57,6 +57,8 @@ pub const MANAGER: &str = "tp";
 pub const SESSION: &str = "tp.dev/session";
 /// Annotation of everything that tp makes in a cluster: whose it is, as `user@machine`.
 pub const WHO: &str = "tp.dev/who";
+/// Annotation of a pod to which Services of a workload are turned: the workload, as `deployment/NAME`.
+pub const WORKLOAD: &str = "tp.dev/workload";
 /// Nobody ever sets this condition.
 const NEVER: &str = "tp.dev/never-ready";
 
@@ -86,6 +88,37 @@ pub enum Purpose {
         /// Labels by which its own pods are told apart, as those of a stateful set's first pod.
         labels: BTreeMap<String, String>,
     },
+    /// It takes what Services send to it, and passes on what its run does not want; all of it, when that is gone.
+    Instead {
+        /// It is ready while this port of it is listened on.
+        ready_port: u16,
+        /// In place of those by which Services know the workload's pods.
+        labels: BTreeMap<String, String>,
+    },
+}
+
+impl Purpose {
+    pub(super) const fn ready_port(&self) -> Option<u16> {
+        match self {
+            Self::Beside => None,
+            Self::StandIn { ready_port, .. } => *ready_port,
+            Self::Instead { ready_port, .. } => Some(*ready_port),
+        }
+    }
+
+    const fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Beside => None,
+            Self::StandIn { labels, .. } | Self::Instead { labels, .. } => Some(labels),
+        }
+    }
+
+    const fn linger(&self) -> Duration {
+        match self {
+            Self::Beside | Self::StandIn { .. } => LINGER,
+            Self::Instead { .. } => DEADLINE,
+        }
+    }
 }
 
 /// A pod of our own whose agent listens.
@@ -220,6 +253,19 @@ pub fn is_ours(pod: &Pod) -> bool {
     pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(SESSION))
 }
 
+/// If Services of that workload lead to this pod of our own.
+#[must_use]
+pub fn stands_before(pod: &Pod, workload: &Workload) -> bool {
+    let of = pod.metadata.annotations.as_ref().and_then(|all| all.get(WORKLOAD));
+    is_ours(pod) && of.is_some_and(|of| *of == workload.to_string())
+}
+
+/// If the pod goes on when its run is gone, for Services that lead to it.
+#[must_use]
+pub fn outlives(pod: &Pod) -> bool {
+    is_ours(pod) && pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(WORKLOAD))
+}
+
 /// All pods of our own in the namespace, of all runs.
 ///
 /// # Errors
@@ -290,11 +336,12 @@ fn pod(
     // Helm has it, too, and charts may select by it.
     labels.entry(MANAGED_BY.to_owned()).or_insert_with(|| MANAGER.to_owned());
     labels.insert(SESSION.to_owned(), session.to_owned());
-    let mut annotations = BTreeMap::new();
-    if let Purpose::StandIn { labels: own, .. } = purpose {
-        labels.extend(own.clone());
-        annotations = metadata.annotations.clone().unwrap_or_default();
-    }
+    labels.extend(purpose.labels().cloned().unwrap_or_default());
+    let mut annotations = match purpose {
+        Purpose::Beside => BTreeMap::new(),
+        Purpose::StandIn { .. } => metadata.annotations.clone().unwrap_or_default(),
+        Purpose::Instead { .. } => BTreeMap::from([(WORKLOAD.to_owned(), template.workload.to_string())]),
+    };
     annotations.insert(WHO.to_owned(), who());
     Pod {
         metadata: ObjectMeta {
@@ -331,13 +378,17 @@ fn owner(pod: &Pod) -> Option<OwnerReference> {
 
 fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodSpec {
     let of_template = template.pod.spec.clone().unwrap_or_default();
-    let container = container(template.spec().cloned().unwrap_or_default(), agent, purpose);
+    let mut copied = template.spec().cloned().unwrap_or_default();
+    if matches!(purpose, Purpose::Instead { .. }) {
+        copied.ports = Some(named_ports(&of_template));
+    }
+    let container = container(copied, agent, purpose);
     let mounts: Vec<&str> =
         container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
     let mut volumes = of_template.volumes.unwrap_or_default();
     volumes.retain(|volume| mounts.contains(&volume.name.as_str()));
     let stands_in = matches!(purpose, Purpose::StandIn { .. });
-    let serves = matches!(purpose, Purpose::StandIn { ready_port: Some(_), .. });
+    let serves = purpose.ready_port().is_some();
     let on_host = of_template.host_network == Some(true);
     let affinity = affinity(of_template.affinity, of_template.node_name.filter(|_| !stands_in));
     PodSpec {
@@ -375,7 +426,7 @@ fn container(copied: Container, agent: EphemeralContainer, purpose: &Purpose) ->
     let mut variables = agent.env.unwrap_or_default();
     variables.push(EnvVar {
         name: "TP_AGENT_LINGER".to_owned(),
-        value: Some(LINGER.as_secs().to_string()),
+        value: Some(purpose.linger().as_secs().to_string()),
         value_from: None,
     });
     let mut mounts = copied.volume_mounts;
@@ -410,11 +461,26 @@ fn container(copied: Container, agent: EphemeralContainer, purpose: &Purpose) ->
         stdin_once: agent.stdin_once,
         security_context: agent.security_context,
         termination_message_policy: agent.termination_message_policy,
-        readiness_probe: match purpose {
-            Purpose::Beside => None,
-            Purpose::StandIn { ready_port, .. } => ready_port.map(probe),
-        },
+        readiness_probe: purpose.ready_port().map(probe),
         ..Container::default()
+    }
+}
+
+/// The names by which Services may know ports, whichever container's they are.
+fn named_ports(of_template: &PodSpec) -> Vec<ContainerPort> {
+    let ports = of_template.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let by_name = ports.filter_map(|port| Some((port.name.clone()?, port.clone())));
+    by_name.collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// The port of a pod of our own by which it is ready, in which nobody but the kubelet is interested.
+#[must_use]
+pub fn ready_port(pod: &Pod) -> Option<u16> {
+    let mut containers = pod.spec.as_ref().filter(|_| is_ours(pod))?.containers.iter();
+    let probe = containers.find_map(|container| container.readiness_probe.as_ref()?.tcp_socket.as_ref())?;
+    match probe.port {
+        IntOrString::Int(port) => u16::try_from(port).ok(),
+        IntOrString::String(_) => None,
     }
 }
 

@@ -7,8 +7,6 @@
 //! it still is the one that was meant. Nothing that somebody else has set meanwhile is overwritten: the replicas are given
 //! back only while there are none.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use ::kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -18,7 +16,7 @@ use tracing::debug;
 
 use super::own_pod::{self, MANAGER, SESSION};
 use super::target::{Kind, Workload};
-use super::{ApiError, Cluster};
+use super::{ApiError, Cluster, now, workloads};
 
 /// The annotation.
 pub const SWAPPED: &str = "tp.dev/swapped";
@@ -50,13 +48,7 @@ impl Record {
     /// How long ago it was written, as people say it.
     #[must_use]
     pub fn age(&self) -> String {
-        let seconds = now().saturating_sub(self.since);
-        match seconds {
-            0..120 => format!("{seconds} s"),
-            120..7200 => format!("{} min", seconds / 60),
-            7200..172_800 => format!("{} h", seconds / 3600),
-            _ => format!("{} days", seconds / 86_400),
-        }
+        age(self.since)
     }
 
     /// If the run that wrote it still has a pod in which its agent runs, or has not had the time to make one.
@@ -64,26 +56,51 @@ impl Record {
     /// # Errors
     /// Those of the API server.
     pub async fn is_alive(&self, cluster: &Cluster) -> Result<bool, ApiError> {
-        if now().saturating_sub(self.since) < YOUNG {
+        if is_young(self.since) {
             return Ok(true);
         }
-        is_alive(cluster, &self.session).await
+        Ok(is_alive(cluster, &self.session).await? == Some(true))
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// How long ago something began, in seconds since 1970, as people say it.
+pub(super) fn age(since: u64) -> String {
+    let seconds = now().saturating_sub(since);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
-/// If a run has a pod that has not ended.
+/// If a run that began then may still be about to make its pod.
+pub(super) fn is_young(since: u64) -> bool {
+    now().saturating_sub(since) < YOUNG
+}
+
+/// If a run has a pod that has not ended, and, where that outlives its run, one that the run is linked to; [`None`] if it
+/// has no pod at all.
 ///
 /// # Errors
 /// Those of the API server.
-pub async fn is_alive(cluster: &Cluster, session: &str) -> Result<bool, ApiError> {
+pub async fn is_alive(cluster: &Cluster, session: &str) -> Result<Option<bool>, ApiError> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let of_run = ListParams::default().labels(&format!("{SESSION}={session}"));
-    let pods = cluster.call("list", "pods", api.list(&of_run)).await?;
-    Ok(pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_none() && !own_pod::has_ended(pod)))
+    let pods = cluster.call("list", "pods", api.list(&of_run)).await?.items;
+    let mut alive = None;
+    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        let this = !own_pod::has_ended(pod) && (!own_pod::outlives(pod) || is_linked(cluster, pod).await);
+        alive = Some(alive.unwrap_or(false) || this);
+    }
+    Ok(alive)
+}
+
+/// If a launcher has ports of the pod's agent, by that one's own word; one that has said nothing yet has just begun.
+async fn is_linked(cluster: &Cluster, pod: &Pod) -> bool {
+    let made = pod.metadata.creation_timestamp.as_ref();
+    let made = made.and_then(|time| u64::try_from(time.0.as_second()).ok()).unwrap_or(0);
+    workloads::exposes(cluster, pod).await.unwrap_or_else(|| is_young(made))
 }
 
 /// A deployment or a stateful set, as it was when it was looked at.

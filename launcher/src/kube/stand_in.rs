@@ -39,6 +39,7 @@ use super::{ApiError, Cluster, access};
 use crate::undo::Undo;
 
 pub use fresh::{Left, Port, all as all_made, remove as remove_made};
+pub(super) use fresh::{create as make_object, metadata};
 
 /// How often a workload is looked at again that changed before it could be written.
 const LOOKS: u32 = 20;
@@ -214,10 +215,7 @@ impl StandIn {
     /// The port by which our pod is ready, if it ever is.
     #[must_use]
     pub fn ready_port(&self) -> Option<u16> {
-        match self.purpose {
-            Purpose::StandIn { ready_port, .. } => ready_port,
-            Purpose::Beside => None,
-        }
+        self.purpose.ready_port()
     }
 
     /// Our own pod, with an agent that listens: the one that there is, or another one when that has ended. Where two at once

@@ -2,7 +2,7 @@
 //!
 //! Who exposes what is told by the agents themselves: the last line of that kind in an agent's log is all that its
 //! launchers have ([`socks_proxy::expose`]). An agent that has ended exposes nothing, whatever its log says. A workload that
-//! is swapped has it written on itself.
+//! is swapped has it written on itself, and so has a Service that leads elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::record::SWAPPED;
 use super::target::{Kind, Workload, is_usable};
+use super::turning::record as turned;
 use super::{ApiError, Cluster, agent, own_pod};
 
 /// The kinds that are looked for.
@@ -34,6 +35,8 @@ pub struct Listed {
     pub wanted: i64,
     /// What is exposed of it, each with `port`, `protocol`, `way`, `filter`, `who`, `since` and `pod`.
     pub exposed: Vec<Value>,
+    /// Its Services that lead to somebody, each with `service`, `who` and `since`.
+    pub turned: Vec<Value>,
     /// Who has taken its place, with `who` and `since`; null if nobody has.
     pub swapped: Value,
 }
@@ -75,7 +78,12 @@ pub async fn list(cluster: &Cluster) -> Result<Found, ApiError> {
             Err(error) => unknown.push(error),
         }
     }
-    let workloads = objects.iter().filter_map(|(kind, object)| listed(*kind, object, &pods, &exposed));
+    let turned = turned::all(cluster).await.unwrap_or_else(|error| {
+        unknown.push(error);
+        Vec::new()
+    });
+    let workloads =
+        objects.iter().filter_map(|(kind, object)| listed(*kind, object, &pods, &exposed, &turned));
     Ok(Found { workloads: workloads.collect(), unknown })
 }
 
@@ -92,6 +100,7 @@ fn listed(
     object: &DynamicObject,
     pods: &[Pod],
     exposed: &BTreeMap<&str, Vec<Value>>,
+    turned: &[(String, turned::Record)],
 ) -> Option<Listed> {
     let name = object.metadata.name.clone()?;
     let selector = object.data.pointer("/spec/selector").cloned()?;
@@ -101,14 +110,33 @@ fn listed(
     let number = |path| object.data.pointer(path).and_then(Value::as_i64);
     let swapped = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SWAPPED));
     let swapped = swapped.map(|record| serde_json::from_str::<Value>(record).unwrap_or_default());
-    let entries = of_it.iter().filter_map(|pod| exposed.get(pod.metadata.name.as_deref()?));
+    let workload = Workload { kind, name };
+    let instead = pods.iter().filter(|pod| own_pod::stands_before(pod, &workload));
+    let entries: Vec<_> = of_it
+        .iter()
+        .copied()
+        .chain(instead)
+        .filter_map(|pod| exposed.get(pod.metadata.name.as_deref()?))
+        .flatten()
+        .cloned()
+        .collect();
+    let template = object.data.pointer("/spec/template/metadata/labels");
+    let label = |key: &String| template.and_then(|labels| labels.get(key)).and_then(Value::as_str);
+    let turned = turned
+        .iter()
+        .filter(|(_, record)| record.selector.iter().all(|(key, value)| label(key) == Some(value.as_str())));
     Some(Listed {
-        workload: Workload { kind, name },
+        workload,
         ready: of_it.iter().filter(|pod| is_usable(pod, false) && !own_pod::is_ours(pod)).count(),
         wanted: number("/spec/replicas")
             .or_else(|| number("/status/desiredNumberScheduled"))
             .unwrap_or_default(),
-        exposed: entries.flatten().cloned().collect(),
+        exposed: entries,
+        turned: turned
+            .map(|(name, record)| {
+                json!({"service": name, "who": record.who, "since": super::time(Some(&record.since.into()))})
+            })
+            .collect(),
         swapped: swapped.map_or(
             Value::Null,
             |record| json!({"who": record.get("who"), "since": super::time(record.get("since"))}),
@@ -133,13 +161,35 @@ async fn exposed_in<'a>(
             Err(error) => debug!(%error, "an agent's log cannot be read"),
         }
     }
+    // The kubelet's own.
+    let ready = own_pod::ready_port(pod);
+    entries
+        .retain(|entry| ready.is_none() || entry.get("port").and_then(Value::as_u64) != ready.map(u64::from));
     (name, Ok(entries))
 }
 
-fn last_state(log: &str, pod: &str) -> Vec<Value> {
+/// If anybody has ports of the agent in a pod of our own; [`None`] if it has said nothing about that yet. One whose log
+/// cannot be read is taken to be somebody's.
+pub(super) async fn exposes(cluster: &Cluster, pod: &Pod) -> Option<bool> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let container = agent::exposers(pod).into_iter().next()?;
+    let parameters =
+        LogParams { container: Some(container), tail_lines: Some(LINES), ..LogParams::default() };
+    match cluster.call("get", "pods/log", api.logs(name, &parameters)).await {
+        Ok(log) => state(&log).map(|entries| !entries.is_empty()),
+        Err(_) => Some(true),
+    }
+}
+
+fn state(log: &str) -> Option<Vec<Value>> {
     let states = log.lines().rev().filter(|line| line.starts_with("{\"exposed\""));
-    let state = states.filter_map(|line| serde_json::from_str::<Value>(line).ok()).next().unwrap_or_default();
-    let mut entries = state.get("exposed").and_then(Value::as_array).cloned().unwrap_or_default();
+    let state = states.filter_map(|line| serde_json::from_str::<Value>(line).ok()).next()?;
+    state.get("exposed").and_then(Value::as_array).cloned()
+}
+
+fn last_state(log: &str, pod: &str) -> Vec<Value> {
+    let mut entries = state(log).unwrap_or_default();
     for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
         let since = super::time(entry.get("since"));
         entry.extend([("since".to_owned(), since), ("pod".to_owned(), pod.into())]);

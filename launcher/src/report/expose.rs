@@ -2,7 +2,10 @@
 
 use super::{or_list, target_help};
 use crate::expose::ExposeError;
+use crate::kube::agent::AgentError;
+use crate::kube::stand_in::StandInError;
 use crate::kube::target::TargetError;
+use crate::kube::turning::TurnError;
 
 pub(super) fn code(error: &ExposeError) -> &'static str {
     match error {
@@ -10,6 +13,13 @@ pub(super) fn code(error: &ExposeError) -> &'static str {
         ExposeError::InUse { .. } | ExposeError::Low { .. } => "tp::expose::here",
         ExposeError::Held { .. } => "tp::expose::held",
         ExposeError::NoRights { .. } => "tp::expose::rights",
+        ExposeError::Services(TurnError::Held { .. }) => "tp::expose::held",
+        ExposeError::Services(
+            TurnError::Api(error)
+            | TurnError::Agent(AgentError::Api(error))
+            | TurnError::Made(StandInError::Api(error)),
+        ) => super::api_code(error),
+        ExposeError::Services(_) => "tp::expose::services",
         ExposeError::Target(TargetError::Api(error)) => super::api_code(error),
         ExposeError::Target(_) => "tp::kube::target",
         ExposeError::Session(error) => super::session_code(error),
@@ -63,8 +73,31 @@ pub(super) fn help(error: &ExposeError) -> Option<String> {
              pod-security.kubernetes.io/enforce=privileged --overwrite"
                 .to_owned()
         }
+        ExposeError::Services(error) => return services_help(error),
         ExposeError::Target(error) => return target_help(error),
         ExposeError::Session(error) => return super::session_help(error),
+    })
+}
+
+fn services_help(error: &TurnError) -> Option<String> {
+    const RULES: &str = "ports are taken in the pods themselves, for several people and without any Service, where you may \
+                         patch pods/ephemeralcontainers and Pod Security admits NET_ADMIN (`privileged`)";
+    Some(match error {
+        TurnError::Api(error) => return super::api_help(error),
+        TurnError::Agent(error) => return super::agent_help(error),
+        TurnError::Made(error) => return super::stand_in_help(error),
+        TurnError::Held { .. } => format!(
+            "a Service leads to one person at a time: wait until that run has ended; `tp leave --all` takes it from them, \
+             and from everybody else in the namespace\n{RULES}"
+        ),
+        TurnError::None { port, .. } => format!(
+            "make one: kubectl expose; look at those there are: kubectl get services -o wide (port {port} must be a \
+             targetPort)\n{RULES}"
+        ),
+        TurnError::Mirror => RULES.to_owned(),
+        TurnError::NoAddress { .. } | TurnError::Restless { .. } | TurnError::GivenBack { .. } => {
+            "try again".to_owned()
+        }
     })
 }
 

@@ -106,3 +106,26 @@ fn every_name_is_a_valid_host_name() {
         assert!(name.len() <= 63 && !name.contains('.') && !name.contains("--"), "{name}");
     }
 }
+
+#[test]
+fn one_for_services_is_not_found_as_the_workloads_pods_are_and_stays() {
+    let mut template =
+        template(Kind::Deployment, serde_json::json!({"labels": {"app": "db", "tier": "back"}}));
+    let side: Container = serde_json::from_value(serde_json::json!({
+        "name": "side", "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}, {"containerPort": 1}]
+    }))
+    .unwrap();
+    template.pod.spec.as_mut().unwrap().containers.push(side);
+    let labels = BTreeMap::from([("app".to_owned(), "xyz".to_owned())]);
+    let pod = made(&template, &Purpose::Instead { ready_port: 26_000, labels });
+    assert!(outlives(&pod) && stands_before(&pod, &template.workload));
+    assert_eq!(ready_port(&pod), Some(26_000));
+    let labels = pod.metadata.labels.unwrap();
+    assert_eq!((labels["app"].as_str(), labels["tier"].as_str()), ("xyz", "back"));
+    let container = pod.spec.unwrap().containers.remove(0);
+    let ports: Vec<_> = container.ports.into_iter().flatten().filter_map(|port| port.name).collect();
+    assert_eq!(ports, ["dns", "http"]);
+    let env = container.env.unwrap();
+    let linger = env.iter().find(|variable| variable.name == "TP_AGENT_LINGER").unwrap();
+    assert_eq!(linger.value, Some(DEADLINE.as_secs().to_string()));
+}

@@ -97,7 +97,7 @@ pub(super) async fn make(
     Ok(target)
 }
 
-fn metadata(name: &str, session: &str) -> ObjectMeta {
+pub(in crate::kube) fn metadata(name: &str, session: &str) -> ObjectMeta {
     let labels = [(MANAGED_BY, MANAGER), (SESSION, session), (APP, name)];
     ObjectMeta {
         name: Some(name.to_owned()),
@@ -129,8 +129,8 @@ fn template(name: &str, ports: &[Port], image: &Image) -> PodTemplateSpec {
     }
 }
 
-/// What [`make`] makes.
-trait Made:
+/// What is made.
+pub(in crate::kube) trait Made:
     ::kube::Resource<DynamicType = (), Scope = ::kube::core::NamespaceResourceScope>
     + Clone
     + DeserializeOwned
@@ -145,13 +145,13 @@ impl Made for Deployment {}
 impl Made for Service {}
 
 /// Creates the object; one of the same name that a dead run left is removed first.
-async fn create<M: Made>(
+pub(in crate::kube) async fn create<M: Made>(
     cluster: &Cluster,
     resource: &'static str,
     object: M,
     session: &str,
     undo: &Undo,
-) -> Result<(), StandInError> {
+) -> Result<M, StandInError> {
     let name = object.meta().name.clone().unwrap_or_default();
     let by_hand = format!("kubectl delete {resource} {name} -n {}", cluster.namespace);
     let (undoing, of, session_of) = (cluster.clone(), name.clone(), session.to_owned());
@@ -163,23 +163,22 @@ async fn create<M: Made>(
     let parameters = PostParams::default();
     let first = cluster.call("create", resource, api.create(&parameters, &object)).await;
     if !matches!(first, Err(ApiError::Conflict { .. })) {
-        first?;
+        let made = first?;
         info!(what, "made");
-        return Ok(());
+        return Ok(made);
     }
     let there = cluster.call("get", resource, api.get(&name)).await?;
     let meta = there.meta();
     let Some(of) = meta.labels.as_ref().and_then(|labels| labels.get(SESSION)) else {
         return Err(StandInError::Exists { what, namespace: cluster.namespace.clone() });
     };
-    if record::is_alive(cluster, of).await? {
+    if record::is_alive(cluster, of).await? == Some(true) {
         let who = meta.annotations.as_ref().and_then(|all| all.get(WHO)).cloned().unwrap_or_default();
         let age = meta.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
         return Err(StandInError::Held { what, who, age });
     }
     remove_object::<M>(cluster, resource, &name, of).await?;
-    cluster.call("create", resource, api.create(&parameters, &object)).await?;
-    Ok(())
+    Ok(cluster.call("create", resource, api.create(&parameters, &object)).await?)
 }
 
 /// Deletes the object if this run made it; false if there is none of it.
