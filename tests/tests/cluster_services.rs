@@ -165,7 +165,7 @@ fn who_has_the_edit_role_is_sent_what_comes_to_services() {
     is_answered(&case, &sandbox, "web", "", "from the laptop");
     is_answered(&case, &sandbox, "low", "", "from the laptop");
     let host = format!("low.{}", sandbox.namespace());
-    case.web([PYTHON, "-c", ASK_UDP, &host, "53"]).prints("from the laptop\n");
+    case.web([PYTHON, "-c", ASK_UDP, &host, "53"]).prints("from the laptop");
     is_answered(&case, &sandbox, "web:9090", "", "service=web");
     assert_eq!(spec(&sandbox, "deployment/web"), before[0]);
     let mut second = run(&case, &sandbox, &["--expose", "18954:8080"], &["18954"]);
@@ -203,6 +203,10 @@ fn a_killed_run_leaves_the_app_served() {
     killpg(running.pid(), Signal::SIGKILL).unwrap();
     running.ends_within(LIMIT).exits(137);
     is_answered(&case, &sandbox, "web", "", "service=web");
+    // For longer than the kubelet takes to find out that a pod is not ready any more.
+    let url = format!("http://web.{}/", sandbox.namespace());
+    let again = format!("curl -sS -m 5 {url} | grep -q service=web || exit 1; sleep 0.2");
+    case.shell(&format!("for i in $(seq 30); do {again}; done")).exits(0);
     tp(&case, &sandbox, &["leave"]).says(&["service/web: leads to the app again; it was held by dev@"]);
     assert_eq!(all.map(|what| spec(&sandbox, what)), before);
     is_clean(&sandbox);

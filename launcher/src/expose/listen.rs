@@ -6,7 +6,7 @@
 //! is lost, the agent of a stand-in closes it with all others, and Services find nobody rather than somebody who does not
 //! answer; where the app goes on behind it, the agent keeps all ports and passes on what comes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::beside::{self, Up, said};
 use super::{ExposeError, Exposing, Options, Origin, Shared, exposed, keep};
+use crate::kube::agent::Agent;
 use crate::kube::own_pod::OwnPod;
 use crate::kube::pods::Pods;
 use crate::kube::stand_in::{StandIn, StandInError};
@@ -29,9 +30,6 @@ const EVERY: Duration = Duration::from_millis(50);
 /// The readiness port's number among the exposed ones: what arrives there is nobody's. Ports that are the app's count
 /// down from there.
 const READINESS: u32 = u32::MAX;
-/// Nobody answers there: where the kubelet's questions go when their port outlives the launcher.
-const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-
 /// Whose place the pod has.
 #[derive(Clone)]
 pub(super) enum Seat {
@@ -145,11 +143,12 @@ pub(super) async fn supervise(shared: Arc<Shared>, seat: Seat, up: Up, done: Can
                 up
             }
         };
-        let pod = this.agent.pod.clone();
+        let agent = this.agent.clone();
+        let pod = &agent.pod;
         let opener = this.link.opener.clone();
         let reason = tokio::select! {
             reason = keep::serve(&shared, this, &done) => reason,
-            () = be_ready(&shared, &seat, opener, &pod, &done) => None,
+            () = be_ready(&shared, &seat, opener, &agent, &done) => None,
         };
         let Some(reason) = reason else { return };
         warn!(pod, reason, "lost");
@@ -159,14 +158,18 @@ pub(super) async fn supervise(shared: Arc<Shared>, seat: Seat, up: Up, done: Can
 }
 
 /// Opens the readiness port when the program listens on all of its own, and holds it; never returns.
-async fn be_ready(shared: &Shared, seat: &Seat, opener: Opener, pod: &str, done: &CancellationToken) {
+async fn be_ready(shared: &Shared, seat: &Seat, opener: Opener, agent: &Agent, done: &CancellationToken) {
+    let pod = &agent.pod;
     if let Some(port) = seat.ready_port() {
         for exposed in &shared.exposed {
             while !shared.program.listens(exposed.protocol, exposed.here.number).await {
                 sleep(EVERY).await;
             }
         }
-        let app = (!seat.apps().is_empty()).then(|| NOBODY.to_string());
+        // Without a launcher somebody still has to take the kubelet's connections, which say nothing: the agent itself. One
+        // that is reset at once counts as refused.
+        let itself = SocketAddr::from((Ipv4Addr::LOCALHOST, agent.port));
+        let app = (!seat.apps().is_empty()).then(|| itself.to_string());
         match beside::ask(&opener, Expose { app, ..listening(READINESS, port, shared) }).await {
             Ok(Ok(stream)) => {
                 info!(pod, "ready");
