@@ -160,6 +160,27 @@ impl Cluster {
     }
 }
 
+/// How often an object is looked at again that changed before it could be written.
+const LOOKS: u32 = 20;
+
+/// Does `step`, which looks at an object and writes what it makes of it onto the version that it saw, until nobody else was
+/// faster.
+///
+/// # Errors
+/// Those of `step`; [`ApiError::Conflict`] only if it was that at every try.
+async fn until_written<T, F>(mut step: impl FnMut() -> F) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<T, ApiError>>,
+{
+    for _ in 1..LOOKS {
+        match step().await {
+            Err(ApiError::Conflict { .. }) => {}
+            done => return done,
+        }
+    }
+    step().await
+}
+
 /// A 403 is also the answer of admission (quota, Pod Security, webhooks): then the person is allowed, the object not.
 fn is_by_admission(error: &::kube::Error) -> bool {
     // RBAC's refusals alone name the user in a fixed form (k8s.io/apiserver, responsewriters/errors.go).

@@ -16,12 +16,10 @@ use tracing::debug;
 
 use super::own_pod::{self, MANAGER, SESSION};
 use super::target::{Kind, Workload};
-use super::{ApiError, Cluster, now, workloads};
+use super::{ApiError, Cluster, now, until_written, workloads};
 
 /// The annotation.
 pub const SWAPPED: &str = "tp.dev/swapped";
-/// How often an object is looked at again that changed before it could be written.
-const LOOKS: u32 = 20;
 /// A run that has just written its record has no pod yet, and is alive all the same. Seconds.
 const YOUNG: u64 = 30;
 
@@ -249,21 +247,18 @@ pub async fn scale_down(
     workload: &Workload,
     session: &str,
 ) -> Result<Option<i32>, ApiError> {
-    for _ in 0..LOOKS {
+    until_written(|| async move {
         let looked = look(cluster, workload).await?;
         if looked.record().is_none_or(|record| record.session != session) {
             return Ok(None);
         }
         let replicas = looked.replicas();
-        if replicas == 0 {
-            return Ok(Some(0));
+        if replicas != 0 {
+            scale(cluster, &looked, 0).await?;
         }
-        match scale(cluster, &looked, 0).await {
-            Err(ApiError::Conflict { .. }) => {}
-            scaled => return scaled.map(|()| Some(replicas)),
-        }
-    }
-    Err(ApiError::Conflict { resource: workload.kind.resource(), source: "at every try".into() })
+        Ok(Some(replicas))
+    })
+    .await
 }
 
 /// How a workload was given back.
@@ -288,7 +283,7 @@ pub enum Given {
 /// # Errors
 /// Those of the API server. What was done is done whole; the record stays.
 pub async fn scale_back(cluster: &Cluster, workload: &Workload, session: &str) -> Result<Given, ApiError> {
-    for _ in 0..LOOKS {
+    until_written(|| async move {
         let looked = match look(cluster, workload).await {
             Err(ApiError::NotFound { .. }) => return Ok(Given::Nothing),
             looked => looked?,
@@ -300,15 +295,12 @@ pub async fn scale_back(cluster: &Cluster, workload: &Workload, session: &str) -
         if replicas != 0 {
             return Ok(Given::AsItIs { replicas });
         }
-        if record.replicas == 0 {
-            return Ok(Given::Back { replicas: 0 });
+        if record.replicas != 0 {
+            scale(cluster, &looked, record.replicas).await?;
         }
-        match scale(cluster, &looked, record.replicas).await {
-            Err(ApiError::Conflict { .. }) => {}
-            scaled => return scaled.map(|()| Given::Back { replicas: record.replicas }),
-        }
-    }
-    Err(ApiError::Conflict { resource: workload.kind.resource(), source: "at every try".into() })
+        Ok(Given::Back { replicas: record.replicas })
+    })
+    .await
 }
 
 /// Takes the record of `session` away. It stays as long as the workload is not scaled back: somebody will need it.
@@ -316,7 +308,7 @@ pub async fn scale_back(cluster: &Cluster, workload: &Workload, session: &str) -
 /// # Errors
 /// Those of the API server.
 pub async fn remove(cluster: &Cluster, workload: &Workload, session: &str) -> Result<(), ApiError> {
-    for _ in 0..LOOKS {
+    until_written(|| async move {
         let looked = match look(cluster, workload).await {
             Err(ApiError::NotFound { .. }) => return Ok(()),
             looked => looked?,
@@ -335,16 +327,11 @@ pub async fn remove(cluster: &Cluster, workload: &Workload, session: &str) -> Re
         }}));
         let (api, parameters) = (api(cluster, workload), as_tp());
         let patched = api.patch(&workload.name, &parameters, &patch);
-        match cluster.call("patch", workload.kind.resource(), patched).await {
-            Err(ApiError::Conflict { .. }) => {}
-            Err(error) => return Err(error),
-            Ok(_) => {
-                remove_copies(cluster, &looked).await;
-                return Ok(());
-            }
-        }
-    }
-    Err(ApiError::Conflict { resource: workload.kind.resource(), source: "at every try".into() })
+        cluster.call("patch", workload.kind.resource(), patched).await?;
+        remove_copies(cluster, &looked).await;
+        Ok(())
+    })
+    .await
 }
 
 /// A deployment's controller copies its annotations to its replica sets, and takes none away there; `kubectl rollout undo`

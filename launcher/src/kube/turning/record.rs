@@ -12,12 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::kube::own_pod::MANAGER;
 use crate::kube::record::{age, is_alive, is_young};
-use crate::kube::{ApiError, Cluster, now};
+use crate::kube::{ApiError, Cluster, now, until_written};
 
 /// The annotation.
 pub const TURNED: &str = "tp.dev/turned";
-/// How often a Service is looked at again that changed before it could be written.
-const LOOKS: u32 = 20;
 
 /// Which pods a Service sends to.
 pub type Selector = BTreeMap<String, String>;
@@ -156,7 +154,7 @@ pub(super) async fn write(cluster: &Cluster, looked: &Service, record: &Record) 
 /// # Errors
 /// Those of the API server.
 pub(super) async fn turn(cluster: &Cluster, name: &str, session: &str) -> Result<bool, ApiError> {
-    for _ in 0..LOOKS {
+    until_written(|| async move {
         let looked = look(cluster, name).await?;
         let Some(record) = Record::of(&looked).filter(|record| record.session == session) else {
             return Ok(false);
@@ -167,12 +165,10 @@ pub(super) async fn turn(cluster: &Cluster, name: &str, session: &str) -> Result
         if selector(&looked) != record.selector {
             return Ok(false);
         }
-        match patch(cluster, &looked, Some(&record), Some(&record.turned())).await {
-            Err(ApiError::Conflict { .. }) => {}
-            turned => return turned.map(|()| true),
-        }
-    }
-    Err(ApiError::Conflict { resource: "services", source: "at every try".into() })
+        patch(cluster, &looked, Some(&record), Some(&record.turned())).await?;
+        Ok(true)
+    })
+    .await
 }
 
 /// Gives the Service its selector again, if the record on it is that of `session` and nobody else has set another one, and
@@ -181,7 +177,7 @@ pub(super) async fn turn(cluster: &Cluster, name: &str, session: &str) -> Result
 /// # Errors
 /// Those of the API server. The record stays then.
 pub async fn give_back(cluster: &Cluster, name: &str, session: &str) -> Result<Given, ApiError> {
-    for _ in 0..LOOKS {
+    until_written(|| async move {
         let looked = match look(cluster, name).await {
             Err(ApiError::NotFound { .. }) => return Ok(Given::Nothing),
             looked => looked?,
@@ -197,12 +193,10 @@ pub async fn give_back(cluster: &Cluster, name: &str, session: &str) -> Result<G
         } else {
             (Given::AsItIs(found), None)
         };
-        match patch(cluster, &looked, None, restored).await {
-            Err(ApiError::Conflict { .. }) => {}
-            patched => return patched.map(|()| given),
-        }
-    }
-    Err(ApiError::Conflict { resource: "services", source: "at every try".into() })
+        patch(cluster, &looked, None, restored).await?;
+        Ok(given)
+    })
+    .await
 }
 
 /// What a turned Service looks like while nobody disturbs it.
