@@ -15,6 +15,7 @@ use crate::mounts;
 use crate::placement::Method;
 use crate::probes::{self, Finding, Outcome, spelled};
 use crate::report::Failure;
+use crate::show;
 
 /// What is no part of a method, and what it would be good for.
 const OTHER: [Need; 1] = [Need::Tun];
@@ -59,15 +60,8 @@ pub async fn doctor() -> Result<u8, Failure> {
         (_, _, true) => "\nAny program can be run: by the shim, and by trap where that cannot enter it.\n",
         _ => "\nPrograms that the shim cannot enter are refused.\n",
     });
-    print(&text)?;
+    show::print(&text)?;
     Ok(u8::from(!(loads && any)))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    match io::Write::write_all(&mut io::stdout(), text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
-        _ => Ok(()),
-    }
 }
 
 fn say_method(text: &mut String, method: Method, works: bool, what: &str) {

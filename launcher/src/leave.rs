@@ -14,8 +14,9 @@ use crate::kube::record::{self, Given, Looked, Record};
 use crate::kube::stand_in;
 use crate::kube::turning;
 use crate::kube::{ApiError, Cluster};
-use crate::report::{self, Failure};
+use crate::report::Failure;
 use crate::session::SessionError;
+use crate::tell::tell;
 
 /// `tp leave`: says what it did.
 ///
@@ -69,7 +70,7 @@ impl Leaving {
             Ok(Some(done)) => self.said.push(format!("{what}: {done}")),
             Ok(None) => {}
             Err(error) => {
-                report::tell(format_args!("{what}: {error}"));
+                tell(format_args!("{what}: {error}"));
                 self.failed.get_or_insert(error);
             }
         }

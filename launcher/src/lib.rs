@@ -38,6 +38,7 @@ pub mod status;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod table;
+pub mod tell;
 pub mod trap;
 pub mod undo;
 pub mod vif;

@@ -1,7 +1,6 @@
 //! `tp list`: the workloads of a namespace, and who has ports of them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
@@ -10,6 +9,7 @@ use crate::kube::Cluster;
 use crate::kube::workloads::{self, Listed};
 use crate::report::Failure;
 use crate::session::SessionError;
+use crate::tell::tell;
 use crate::{show, table};
 
 /// Prints them.
@@ -21,8 +21,7 @@ pub async fn list(options: cli::List) -> Result<u8, Failure> {
     let cluster = connected.map_err(SessionError::from)?;
     let found = workloads::list(&cluster).await.map_err(SessionError::from)?;
     for error in &found.unknown {
-        // Nobody may read standard error; what is known was asked for.
-        let _ = writeln!(io::stderr(), "tp: not all is known: {error}");
+        tell(format_args!("not all is known: {error}"));
     }
     let text = match options.output {
         cli::Output::Text => {

@@ -21,7 +21,7 @@ mod namespace;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,7 @@ use tracing::{debug, info, warn};
 use crate::kube::agent::{PodMount, PodVolumes};
 use crate::placement::Home;
 use crate::pod::agent::AgentPod;
+use crate::tell;
 use crate::volumes::{self, Mount, Opening};
 use chosen::{Choice, ChoiceError, Chosen, Laptop};
 use fusermount::Fusermount;
@@ -242,8 +243,7 @@ fn denied(volumes: &PodVolumes) -> impl Fn(&Path) + Send + Sync + 'static {
 /// Tells the user: a program says of a file that it cannot be read, and not why.
 fn tell(what: std::fmt::Arguments<'_>) {
     warn!("{what}");
-    // Nobody may read standard error any more.
-    let _ = writeln!(io::stderr(), "tp: {what}");
+    tell::tell(what);
 }
 
 impl Mounts {

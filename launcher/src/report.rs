@@ -21,6 +21,7 @@ use crate::mounts::chosen::ChoiceError;
 use crate::placement::PlacementError;
 use crate::pod::proxy::ProxyError;
 use crate::session::SessionError;
+use crate::tell::tell;
 use crate::undo::Failed;
 
 /// tp itself failed (the convention of env(1) and timeout(1)).
@@ -174,12 +175,6 @@ impl Failure {
         }
         text
     }
-}
-
-/// Tells the user something that is no failure of tp's.
-pub fn tell(what: impl std::fmt::Display) {
-    // Standard error may be a pipe that nobody reads any more, and tp goes on all the same.
-    let _ = writeln!(io::stderr(), "tp: {what}");
 }
 
 /// Tells what could not be undone, and how to do it by hand.

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -50,6 +50,7 @@ use crate::shim::{Answers, Server};
 use crate::show;
 use crate::status::Card;
 use crate::sys;
+use crate::tell::tell;
 use crate::undo::Undo;
 
 /// How long connections that the command closed last may take to be delivered.
@@ -76,7 +77,7 @@ pub async fn take_back(undo: &Undo, signals: &mut Signals) {
     }
     let hurry = async {
         signals.interrupted().await;
-        report::tell("still undoing what was changed in the cluster; once more leaves it as it is");
+        tell("still undoing what was changed in the cluster; once more leaves it as it is");
         signals.interrupted().await;
     };
     tokio::select! {
@@ -305,8 +306,7 @@ fn write_environment(files: &cli::EnvFiles, environment: &Environment) -> Result
 /// Names the variables that a syntax could not say.
 pub fn tell_left_out(written: &Written) {
     for left_out in &written.left_out {
-        // Nobody may read standard error, and the rest is needed all the same.
-        let _ = writeln!(io::stderr(), "tp: {left_out}");
+        tell(left_out);
     }
 }
 

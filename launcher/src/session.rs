@@ -13,7 +13,7 @@ pub(crate) mod link;
 mod own;
 
 use std::future::Future;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,7 @@ use crate::kube::stand_in::{self, StandIn, StandInError};
 use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
+use crate::tell::tell;
 use crate::undo::Undo;
 use own::Own;
 
@@ -368,12 +369,6 @@ async fn keep(
         opener_tx.send_replace(Some(up.up.opener));
         at_tx.send_modify(|at| (at.pod, at.linked) = (up.agent.pod, true));
     }
-}
-
-/// Tells the user while the command runs: why its connections broke is nowhere else to be seen.
-pub(crate) fn tell(what: std::fmt::Arguments<'_>) {
-    // Nobody may read standard error any more (`2>&1 | head`), and the link is needed all the same.
-    let _ = writeln!(io::stderr(), "tp: {what}");
 }
 
 async fn retry<F>(mut make: impl FnMut() -> F) -> Made

@@ -8,6 +8,7 @@ use crate::child::Signals;
 use crate::kube::origin;
 use crate::report::Failure;
 use crate::run;
+use crate::tell::tell;
 use crate::undo::Undo;
 use crate::{cli, environment};
 
@@ -33,10 +34,7 @@ pub async fn env(options: cli::Env, signals: &mut Signals) -> Result<u8, Failure
     run::take_back(&undo, signals).await;
     run::tell_left_out(&written);
     if !hidden.is_empty() {
-        let line =
-            format!("tp: left out, since it may come from Secrets (--show-secrets): {}\n", names(&hidden));
-        // Nobody may read standard error; the variables are what was asked for.
-        let _ = io::stderr().write_all(line.as_bytes());
+        tell(format_args!("left out, since it may come from Secrets (--show-secrets): {}", names(&hidden)));
     }
     print(&written.text)
 }

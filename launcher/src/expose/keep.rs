@@ -25,7 +25,7 @@ use super::beside::{self, Stream, Up, said};
 use super::carry::carry;
 use crate::kube::pods::ByUid;
 use crate::session::link::Link;
-use crate::session::tell;
+use crate::tell::tell;
 
 /// Waits between tries to take ports again: from the first, doubled, to the last.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));

@@ -23,7 +23,8 @@ use crate::kube::own_pod::OwnPod;
 use crate::kube::pods::Pods;
 use crate::kube::stand_in::{StandIn, StandInError};
 use crate::kube::turning::{App, TurnError, Turning};
-use crate::session::{SessionError, tell};
+use crate::session::SessionError;
+use crate::tell::tell;
 
 /// How often it is looked if the program listens.
 const EVERY: Duration = Duration::from_millis(50);

@@ -18,7 +18,8 @@ use crate::kube::agent::{self, AgentError};
 use crate::kube::own_pod::OwnPod;
 use crate::kube::target::Target;
 use crate::kube::turning::{TurnError, Turning};
-use crate::session::{SessionError, tell};
+use crate::session::SessionError;
+use crate::tell::tell;
 use crate::undo::Undo;
 
 /// Services that lead here, and the task that turns them.

@@ -72,6 +72,17 @@ impl System {
         });
     }
 
+    fn data<F, T>(&self, reply: ReplyData, work: impl FnOnce(Arc<Volumes>) -> F)
+    where
+        F: Future<Output = Result<T, Errno>> + Send + 'static,
+        T: AsRef<[u8]> + Send + 'static,
+    {
+        self.then(work, |done| match done {
+            Ok(data) => reply.data(data.as_ref()),
+            Err(error) => reply.error(error),
+        });
+    }
+
     fn empty<F>(&self, reply: ReplyEmpty, work: impl FnOnce(Arc<Volumes>) -> F)
     where
         F: Future<Output = Result<(), Errno>> + Send + 'static,
@@ -156,11 +167,7 @@ impl Filesystem for System {
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        let work = |volumes: Arc<Volumes>| async move { volumes.follow(node).await };
-        self.then(work, |done| match done {
-            Ok(text) => reply.data(&text),
-            Err(error) => reply.error(error),
-        });
+        self.data(reply, |volumes| async move { volumes.follow(node).await });
     }
 
     fn mknod(
@@ -261,11 +268,7 @@ impl Filesystem for System {
         };
         let length = self.volumes.tree.seen(node).map_or(u64::MAX, |(length, ..)| length);
         let (plan, comes) = file.plan(offset, size, length);
-        let work = |volumes: Arc<Volumes>| async move { volumes.read(file, offset, size, plan, comes).await };
-        self.then(work, |done| match done {
-            Ok(data) => reply.data(&data),
-            Err(error) => reply.error(error),
-        });
+        self.data(reply, |volumes| async move { volumes.read(file, offset, size, plan, comes).await });
     }
 
     fn write(

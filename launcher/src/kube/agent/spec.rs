@@ -173,9 +173,8 @@ fn environment(copied: &Container, target: &Target, agent: &Agent, needs: Needs)
 /// The user that an agent for this target runs as.
 pub(super) fn user(target: &Target) -> i64 {
     let spec = target.pod.spec.as_ref();
-    let copied = spec.and_then(|spec| spec.containers.iter().find(|known| known.name == target.container));
     let pod = spec.and_then(|spec| spec.security_context.as_ref());
-    copied.and_then(|copied| security(pod, copied).run_as_user).unwrap_or(UID)
+    target.spec().and_then(|copied| security(pod, copied).run_as_user).unwrap_or(UID)
 }
 
 /// What Pod Security "restricted" asks for, and the target's own user where that is not root, so that its volumes can
