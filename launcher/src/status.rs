@@ -71,7 +71,7 @@ impl Card {
 /// # Errors
 /// If nobody reads.
 pub fn status(options: &cli::Status) -> Result<u8, Failure> {
-    let cards = run::folders().into_iter().filter_map(|folder| std::fs::read(folder.join(CARD)).ok());
+    let cards = run::folder::folders().into_iter().filter_map(|folder| std::fs::read(folder.join(CARD)).ok());
     let mut runs: Vec<Value> = cards.filter_map(|card| serde_json::from_slice(&card).ok()).collect();
     runs.sort_by_key(|run| (word(run, "since"), word(run, "pid")));
     let text = match options.output {
