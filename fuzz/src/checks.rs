@@ -233,7 +233,7 @@ pub fn http(data: &[u8]) {
             let _alice = routes.add(Some(filter), Arc::new(Says(program)));
             let here = SocketAddr::from(([127, 0, 0, 1], 1));
             let visitor = Visitor { peer: here, to: here, kubelet: true };
-            route::serve(Box::new(Lines(client.to_vec(), 0)), visitor, &routes).await;
+            route::serve(Box::new(Script::new(client.to_vec())), visitor, &routes).await;
         }
     });
 }
@@ -257,62 +257,31 @@ struct Says(Vec<u8>);
 
 impl Upstream for Says {
     fn connect(&self, _: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>> {
-        let lines = Lines(self.0.clone(), 0);
+        let lines = Script::new(self.0.clone());
         Box::pin(async { Ok(Box::new(lines) as Stream) })
     }
 }
 
-/// As [`Script`], with lines of its own.
-struct Lines(Vec<u8>, usize);
+/// A connection that says its lines, takes everything, and ends.
+struct Script<T>(io::Cursor<T>);
 
-impl Connection for Lines {
+impl<T> Script<T> {
+    const fn new(lines: T) -> Self {
+        Self(io::Cursor::new(lines))
+    }
+}
+
+impl<T: AsRef<[u8]> + Send + Unpin> Connection for Script<T> {
     fn reset_on_drop(&mut self) {}
 }
 
-impl AsyncRead for Lines {
+impl<T: AsRef<[u8]> + Unpin> AsyncRead for Script<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = Pin::new(&mut Script(&this.0[this.1..])).poll_read(cx, buf);
-        this.1 += buf.filled().len() - before;
-        read
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Lines {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// A connection that says its lines, takes everything, and ends.
-struct Script<'a>(&'a [u8]);
-
-impl<'a> Script<'a> {
-    const fn new(lines: &'a [u8]) -> Self {
-        Self(lines)
-    }
-}
-
-impl AsyncRead for Script<'_> {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let (now, later) = this.0.split_at(this.0.len().min(buf.remaining()));
-        buf.put_slice(now);
-        this.0 = later;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Script<'_> {
+impl<T: Unpin> AsyncWrite for Script<T> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(Ok(buf.len()))
     }

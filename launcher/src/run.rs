@@ -30,6 +30,7 @@ use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
 use crate::kube::agent::{Image, PodVolumes};
 use crate::kube::stand_in;
+use crate::kube::target::Workload;
 use crate::method;
 use crate::mounts::chosen::{Choice, Laptop};
 use crate::mounts::{self, Mounts, Prepared};
@@ -252,7 +253,8 @@ async fn open(
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let session = session::open(run_options(options, installed, undo)?, &progress).await?;
+    let wanted = run_options(options, installed, undo)?;
+    let session = session::open(wanted.clone(), &progress).await?;
     let mut environment = environment(&session);
     environment.exclude(&options.changes.env_exclude);
     environment.extend(&options.changes.env);
@@ -261,12 +263,12 @@ async fn open(
         info!("the agent is of an older version: programs read the laptop's own resolv.conf and hosts");
     }
     let exposing = match options.expose.options() {
-        Some(wanted) => {
+        Some(ports) => {
             progress("taking the ports".to_owned());
-            let origin = origin(&session, run_options(options, installed, undo)?);
+            let origin = origin(&session, wanted);
             Some(match &session.stand_in {
-                Some(stand_in) => Exposing::in_place_of(wanted, origin, Arc::clone(stand_in)).await?,
-                None => Exposing::open(wanted, origin).await?,
+                Some(stand_in) => Exposing::in_place_of(ports, origin, Arc::clone(stand_in)).await?,
+                None => Exposing::open(ports, origin).await?,
             })
         }
         None => None,
@@ -344,16 +346,28 @@ fn session_options(
     installed: &Installed,
     undo: &Arc<Undo>,
 ) -> Result<session::Options, Failure> {
-    let image = image(place, installed);
-    Ok(session::Options {
+    Ok(options_for(place.workload().ok_or(Failure::NoPlace)?, place, installed, undo))
+}
+
+fn options_for(
+    workload: Workload,
+    place: &cli::Place,
+    installed: &Installed,
+    undo: &Arc<Undo>,
+) -> session::Options {
+    let image = match &place.agent_image {
+        Some(reference) => Image::BuiltIn { reference: reference.clone() },
+        None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
+    };
+    session::Options {
         context: place.context.clone(),
         namespace: place.namespace.clone(),
-        workload: place.workload().ok_or(Failure::NoPlace)?,
+        workload,
         container: place.container.clone(),
         image,
         stand_in: None,
         undo: Arc::clone(undo),
-    })
+    }
 }
 
 /// A session without a program. What it makes in the cluster is noted in `undo`, and taken back if it comes to nothing.
@@ -389,25 +403,10 @@ fn run_options(
     let Some(place) = options.stead.place(exposed.as_ref()) else {
         return session_options(&options.place, installed, undo);
     };
-    let image = image(&options.place, installed);
-    let container = options.place.container.clone();
-    let serves = exposed.is_some();
-    Ok(session::Options {
-        context: options.place.context.clone(),
-        namespace: options.place.namespace.clone(),
-        workload: place.workload(),
-        container: container.clone(),
-        image: image.clone(),
-        stand_in: Some(stand_in::Options { place, container, image, serves }),
-        undo: Arc::clone(undo),
-    })
-}
-
-fn image(place: &cli::Place, installed: &Installed) -> Image {
-    match &place.agent_image {
-        Some(reference) => Image::BuiltIn { reference: reference.clone() },
-        None => Image::Base { reference: place.agent_base_image.clone(), program: installed.agent() },
-    }
+    let mut wanted = options_for(place.workload(), &options.place, installed, undo);
+    let (container, image) = (wanted.container.clone(), wanted.image.clone());
+    wanted.stand_in = Some(stand_in::Options { place, container, image, serves: exposed.is_some() });
+    Ok(wanted)
 }
 
 /// `tp agent`: makes sure that there is one, and says how to use it.

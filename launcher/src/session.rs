@@ -49,6 +49,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const NEEDS: Needs = Needs { net_admin: false };
 
 /// What a session is to be opened to.
+#[derive(Clone)]
 pub struct Options {
     /// The kubeconfig's context.
     pub context: Option<String>,

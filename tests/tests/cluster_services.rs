@@ -7,37 +7,9 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use serde_json::Value;
-use tp_tests::case::{LIMIT, PYTHON, Ran, Running, ran};
+use tp_tests::case::{LIMIT, PYTHON, Ran, Running, python, ran};
 use tp_tests::{Case, Sandbox};
 
-/// Serves TCP ports, and a UDP one if its number has a `u` in front, for ever.
-const SERVER: &str = r#"
-import http.server, socket, sys, threading
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        body = b"from the laptop\n"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *words):
-        pass
-def answer(port):
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("", port))
-    while True:
-        _, peer = server.recvfrom(2048)
-        server.sendto(b"from the laptop", peer)
-threads = []
-for port in sys.argv[1:]:
-    if port.startswith("u"):
-        serve = lambda port=int(port[1:]): answer(port)
-    else:
-        serve = http.server.ThreadingHTTPServer(("", int(port)), Handler).serve_forever
-    threads.append(threading.Thread(target=serve))
-    threads[-1].start()
-"#;
 /// Asks by a datagram until somebody answers.
 const ASK_UDP: &str = r#"
 import socket, sys
@@ -107,9 +79,7 @@ fn shop(case: &Case, name: &str) -> Sandbox {
 
 fn run(case: &Case, sandbox: &Sandbox, options: &[&str], ports: &[&str]) -> Command {
     let place = ["-n", sandbox.namespace(), "--deployment", "web"];
-    let program = [PYTHON, "-u", "-c", SERVER];
-    let mut command =
-        case.command(place.iter().chain(options).copied(), program.into_iter().chain(ports.iter().copied()));
+    let mut command = case.command(place.iter().chain(options).copied(), python("from_the_laptop", ports));
     command.stdin(Stdio::null());
     command
 }

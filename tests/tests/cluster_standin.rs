@@ -1,28 +1,15 @@
 //! A command in place of a workload: who is served by whom, and what is as it was afterwards.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use tp_tests::case::{LIMIT, PYTHON, Ran, Running, ran};
+use tp_tests::case::{LIMIT, Ran, Running, python, ran};
 use tp_tests::{Case, Sandbox, Workload};
 
-/// Serves a port for ever.
-const SERVER: &str = r#"
-import http.server, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = b"from the laptop"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *words):
-        pass
-http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Handler).serve_forever()
-"#;
 /// How the spec of an object is compared: as the API server has it.
 const SPEC: [&str; 2] = ["-o", "jsonpath={.spec}"];
 
@@ -37,7 +24,13 @@ fn shop(case: &Case, name: &str) -> Sandbox {
     sandbox
 }
 
-fn tp(case: &Case, sandbox: &Sandbox, user: &Path, options: &[&str], program: &[&str]) -> Command {
+fn tp(
+    case: &Case,
+    sandbox: &Sandbox,
+    user: &Path,
+    options: &[&str],
+    program: &[impl AsRef<OsStr>],
+) -> Command {
     let place = ["-n", sandbox.namespace()];
     let mut command = case.command(place.iter().chain(options).copied(), program);
     command.env("KUBECONFIG", user).stdin(Stdio::null());
@@ -88,7 +81,7 @@ fn a_swapped_deployment_is_served_from_here_and_given_back() {
     let user = sandbox.user_with("editor", "edit").unwrap();
     let before = ran(sandbox.kubectl().args(["get", "deployment/web"]).args(SPEC)).succeeds().to_owned();
     let options = ["--swap-deployment", "web", "--expose", "18931:8080"];
-    let server = [PYTHON, "-u", "-c", SERVER, "18931"];
+    let server = python("from_the_laptop", &["18931"]);
     let running = Running::start(&mut tp(&case, &sandbox, &user, &options, &server));
     scaled(&sandbox, "deployment/web", 0);
     ask(&case, &sandbox, "web").prints("from the laptop");
@@ -158,7 +151,7 @@ fn a_new_deployment_is_there_as_long_as_its_run() {
     let case = Case::new();
     let sandbox = shop(&case, "fresh");
     let place = ["-n", sandbox.namespace(), "--new-deployment", "fresh", "--expose", "18933:80"];
-    let mut command = case.command(place, [PYTHON, "-u", "-c", SERVER, "18933"]);
+    let mut command = case.command(place, python("from_the_laptop", &["18933"]));
     let running = Running::start(command.stdin(Stdio::null()));
     let made = ["wait", "--for=create", "service/fresh", "--timeout=60s"];
     ran(sandbox.kubectl().args(made)).succeeds();
@@ -176,7 +169,7 @@ fn a_stateful_sets_stand_in_has_the_name_of_its_first_pod() {
     ran(sandbox.kubectl().args(["rollout", "status", "statefulset/db", "--timeout=60s"])).succeeds();
     let before = object(&sandbox, "statefulset/db")["spec"].to_string();
     let place = ["-n", sandbox.namespace(), "--swap-statefulset", "db", "--expose", "18934:8080"];
-    let mut command = case.command(place, [PYTHON, "-u", "-c", SERVER, "18934"]);
+    let mut command = case.command(place, python("from_the_laptop", &["18934"]));
     let running = Running::start(command.stdin(Stdio::null()));
     scaled(&sandbox, "statefulset/db", 0);
     let url = format!("http://db-0.db.{}:8080/", sandbox.namespace());
