@@ -43,6 +43,10 @@ const BEFORE: &str = "what becomes of tp before any program is started";
 const PODS: &str =
     "what is done in the pods; how a program is reached by each method the case of all kinds of ports shows";
 
+/// What cannot have the shim.
+const PAST_LIBC: &[&str] = &["vif", "trap"];
+const CHOSEN: &str = "auto takes one of the others for it, as for the Go program that is run under all three";
+
 /// Where the namespace of a run is, it has an end.
 const NAMESPACE: &[&str] = &["auto", "vif"];
 
@@ -147,6 +151,12 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_expose", "a_mirror_leaves_the_answers_to_the_app", SHIM, PODS),
     bound("cluster_expose", "two_people_with_headers_of_their_own_share_a_port", SHIM, PODS),
     bound("cluster_expose", "what_cannot_be_exposed_is_said", SHIM, PODS),
+    bound("cluster_refusal", "", SHIM, BEFORE),
+    bound("cluster_static", "a_go_program_with_cgo", PAST_LIBC, CHOSEN),
+    bound("cluster_static", "a_static_i386_program", PAST_LIBC, CHOSEN),
+    bound("cluster_static", "a_static_arm64_program_in_an_emulator", PAST_LIBC, CHOSEN),
+    bound("cluster_static", "a_static_rust_program", PAST_LIBC, CHOSEN),
+    bound("cluster_static", "a_static_program_of_this_machines_libc", PAST_LIBC, CHOSEN),
     bound("cluster_agent", "", SHIM, "`tp agent` runs no program"),
     bound("cluster_permission", "", SHIM, PLACES),
     bound("cluster_services", "", SHIM, PODS),

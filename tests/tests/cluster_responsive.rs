@@ -1,7 +1,6 @@
 //! A program stays responsive whatever one of its connections or lookups waits for.
 //!
-//! In a file of its own and one case at a time, and as ratios: what is measured here is time, and cargo runs files one
-//! after another.
+//! One case at a time, and as ratios: what is measured here is time, on a machine that does other things beside.
 #![allow(clippy::unwrap_used, reason = "what is not as expected is a failed case")]
 
 use std::sync::{Mutex, PoisonError};

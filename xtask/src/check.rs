@@ -20,15 +20,25 @@ type Step = (&'static str, fn() -> miette::Result<()>);
 
 /// Every step is done whatever the others said: all that is wrong is told at once.
 pub(crate) fn run() -> miette::Result<()> {
-    let steps: [Step; 5] = [
-        ("fmt", || must(&mut cargo(["fmt", "--all", "--check"]))),
-        ("sizes and layers", || sizes().and_then(|()| layers::run())),
-        ("clippy", clippy),
-        ("doc", doc),
-        ("unit tests", unit_tests),
-    ];
+    all(&[READ, &[("unit tests", unit_tests)]].concat())
+}
+
+/// The same but for the unit tests that [`TestProgram::build`](crate::matrix::TestProgram::build) builds as well.
+pub(crate) fn but_for_programs() -> miette::Result<()> {
+    all(&[READ, &[("unit tests of the shim", unit_tests_of_the_shim)]].concat())
+}
+
+/// What is found out by reading.
+const READ: &[Step] = &[
+    ("fmt", || must(&mut cargo(["fmt", "--all", "--check"]))),
+    ("sizes and layers", || sizes().and_then(|()| layers::run())),
+    ("clippy", clippy),
+    ("doc", doc),
+];
+
+fn all(steps: &[Step]) -> miette::Result<()> {
     let mut failed = Vec::new();
-    for (name, work) in steps {
+    for &(name, work) in steps {
         if let Err(error) = step(name, work) {
             eprintln!("{error:?}");
             failed.push(name);
@@ -50,6 +60,10 @@ fn doc() -> miette::Result<()> {
 fn unit_tests() -> miette::Result<()> {
     // Of the programs only this one has tests that are not a library's.
     must(cargo(["test", "--quiet", "--no-fail-fast", "--lib", "--bin", "xtask"]).args(NOT_SHIM))?;
+    unit_tests_of_the_shim()
+}
+
+fn unit_tests_of_the_shim() -> miette::Result<()> {
     must(&mut cargo(["test", "--quiet", "-p", "tp-shim", "--lib"]))
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use tp_tests::Layout;
@@ -25,10 +26,14 @@ struct Part {
 /// Builds all parts and installs them; the prefix.
 pub(crate) fn run(prefix: Option<PathBuf>) -> miette::Result<PathBuf> {
     let prefix = prefix.unwrap_or_else(|| Layout::from_env().dist());
-    for part in parts()? {
-        let built = build(&part)?;
-        install(&built, &prefix.join(part.place), part.mode)?;
-    }
+    let make = |part: &Part| install(&build(part)?, &prefix.join(part.place), part.mode);
+    // A link of everything keeps one processor busy for a minute, and cargo locks each profile's folder by itself.
+    let (inside, outside): (Vec<_>, Vec<_>) = parts()?.into_iter().partition(|part| part.rustflags.is_some());
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| inside.iter().try_for_each(make));
+        outside.iter().try_for_each(make)?;
+        inside.join().unwrap_or_else(|_| Err(miette!("a build panicked")))
+    })?;
     eprintln!("installed in {}", prefix.display());
     Ok(prefix)
 }

@@ -1,15 +1,18 @@
 //! `cargo xtask matrix`: every case under every method, in one table.
 //!
 //! The test programs are built once and run here and not by `cargo test`, which knows no methods: those named
-//! `cluster_*` once a method, one after the other, since the count of packets that left the laptop is one for all.
+//! `cluster_*` once a method. Most cases wait for the cluster most of the time, so two programs run at once.
 //!
-//! The cases of a program run side by side, on a machine that has the cluster beside them. One that fails there runs once
-//! more by itself, and the table says so: what fails alone is broken, what fails in company only is to be looked at.
+//! The cases of a program run side by side, too, on a machine that has the cluster beside them. One that fails there runs
+//! once more by itself when all the others have ended, and the table says so: what fails alone is broken, what fails in
+//! company only is to be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader};
+use std::iter;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use tp_tests::methods::{BOUND, METHODS, VARIABLE, why_not};
@@ -21,6 +24,8 @@ use crate::{cluster, dist};
 
 /// What test programs are called whose cases run under each method.
 const CASES: &str = "cluster_";
+/// So many test programs run at once, each with as many cases at once as there are processors.
+const AT_ONCE: usize = 2;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -102,7 +107,7 @@ impl TestProgram {
         Ok(said.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
 
-    /// Runs these cases, or all; how each ended, and whether the program said that all is well.
+    /// Runs these cases, or all, and prints what they said; how each ended, and whether the program said that all is well.
     pub(crate) fn run(
         &self,
         method: Option<&str>,
@@ -120,29 +125,30 @@ impl TestProgram {
         if let Some(threads) = threads {
             command.arg(format!("--test-threads={threads}"));
         }
-        println!(
-            "\n     running {}{}",
-            self.name,
-            method.map(|name| format!(" under {name}")).unwrap_or_default()
-        );
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().into_diagnostic().wrap_err("start a test program")?;
+        let under = method.map(|name| format!(" under {name}")).unwrap_or_default();
+        let output = command.stderr(Stdio::inherit()).output();
+        let output = output.into_diagnostic().wrap_err("start a test program")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        // At once: another program may say something at the same time.
+        print!("\n     running {}{under}\n{said}", self.name);
         let mut ended = BTreeMap::new();
-        if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout).lines() {
-                let line = line.into_diagnostic()?;
-                println!("{line}");
-                totals.add(&line);
-                if let Some((case, verdict)) =
-                    line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
-                {
-                    ended.insert(case.to_owned(), verdict == "ok");
-                }
+        for line in said.lines() {
+            totals.add(line);
+            if let Some((case, verdict)) =
+                line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
+            {
+                ended.insert(case.to_owned(), verdict == "ok");
             }
         }
-        let status = child.wait().into_diagnostic()?;
-        Ok((ended, status.success()))
+        Ok((ended, output.status.success()))
     }
+}
+
+/// Cases of one program under one method.
+struct Job<'a> {
+    program: &'a TestProgram,
+    method: &'static str,
+    cases: Vec<String>,
 }
 
 /// Runs the cases of these programs that have one of the words in their names, under these methods.
@@ -154,48 +160,95 @@ pub(crate) fn cases(
 ) -> miette::Result<Table> {
     let target = Target::attach().into_diagnostic()?;
     let mut table = Table { methods: methods.to_vec(), ..Table::default() };
-    for program in programs.iter().filter(|program| program.has_cases()) {
-        let named = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-        let listed = program.list()?;
-        table.check_bound(&program.name, &listed);
-        let listed: Vec<String> =
-            listed.into_iter().filter(|case| named(&program.name) || named(case)).collect();
-        for &method in methods {
-            let (bound, free): (Vec<_>, Vec<_>) =
-                listed.iter().cloned().partition(|case| why_not(&program.name, case, method).is_some());
-            for case in bound {
-                if let Some(why) = why_not(&program.name, &case, method) {
-                    table.set(&program.name, &case, method, Cell::Bound(why));
-                }
-            }
-            if free.is_empty() {
-                continue;
-            }
-            let before = target.leaks().into_diagnostic()?;
-            let mut first = Totals::default();
-            let (ended, _) = program.run(Some(method), Some(&free), None, &mut first)?;
-            // A case that a crash of its program took along has no verdict, and is none that went well.
-            let (well, failed): (Vec<_>, Vec<_>) =
-                free.into_iter().partition(|case| ended.get(case) == Some(&true));
-            let mut again = BTreeMap::new();
-            if !failed.is_empty() {
-                first.forget_failed();
-                (again, _) = program.run(Some(method), Some(&failed), Some(1), totals)?;
-            }
-            totals.append(&first);
-            let after = target.leaks().into_diagnostic()?;
-            for case in well {
-                table.set(&program.name, &case, method, Cell::Ok);
-            }
-            for case in failed {
-                let cell = if again.get(&case) == Some(&true) { Cell::Alone } else { Cell::Failed };
-                table.set(&program.name, &case, method, cell);
-            }
-            let leaks = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-            table.leaks.insert((program.name.clone(), method), leaks);
+    let mut again = Vec::new();
+    for outcome in side_by_side(jobs(programs, methods, words, &mut table)?, &target)? {
+        let Outcome { job, ended, totals: mut said, leaks } = outcome;
+        table.leaks.insert((job.program.name.clone(), job.method), leaks);
+        // A case that a crash of its program took along has no verdict, and is none that went well.
+        let (well, failed): (Vec<_>, Vec<_>) =
+            job.cases.into_iter().partition(|case| ended.get(case) == Some(&true));
+        for case in well {
+            table.set(&job.program.name, &case, job.method, Cell::Ok);
+        }
+        if !failed.is_empty() {
+            said.forget_failed();
+            again.push(Job { cases: failed, ..job });
+        }
+        totals.append(&said);
+    }
+    for job in again {
+        let (ended, _) = job.program.run(Some(job.method), Some(&job.cases), Some(1), totals)?;
+        for case in job.cases {
+            let cell = if ended.get(&case) == Some(&true) { Cell::Alone } else { Cell::Failed };
+            table.set(&job.program.name, &case, job.method, cell);
         }
     }
     Ok(table)
+}
+
+/// Runs the jobs, [`AT_ONCE`] at a time.
+fn side_by_side<'a>(jobs: Vec<Job<'a>>, target: &Target) -> miette::Result<Vec<Outcome<'a>>> {
+    let jobs = Mutex::new(jobs.into_iter());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let lane = || iter::from_fn(next).map(|job| Outcome::of(job, target)).collect::<miette::Result<Vec<_>>>();
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(lane)).collect();
+        let ended = lanes.into_iter().map(ScopedJoinHandle::join);
+        let ended = ended.map(|lane| lane.unwrap_or_else(|_| Err(miette!("a thread panicked"))));
+        Ok(ended.collect::<miette::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    })
+}
+
+/// What there is to run, method by method: a program seldom runs beside itself then. What is bound goes into the table.
+fn jobs<'a>(
+    programs: &'a [TestProgram],
+    methods: &[&'static str],
+    words: &[String],
+    table: &mut Table,
+) -> miette::Result<Vec<Job<'a>>> {
+    let named = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let mut listed = Vec::new();
+    for program in programs.iter().filter(|program| program.has_cases()) {
+        let cases = program.list()?;
+        table.check_bound(&program.name, &cases);
+        let cases: Vec<_> = cases.into_iter().filter(|case| named(&program.name) || named(case)).collect();
+        listed.push((program, cases));
+    }
+    let mut jobs = Vec::new();
+    for &method in methods {
+        for (program, all) in &listed {
+            let mut cases = Vec::new();
+            for case in all {
+                match why_not(&program.name, case, method) {
+                    Some(why) => table.set(&program.name, case, method, Cell::Bound(why)),
+                    None => cases.push(case.clone()),
+                }
+            }
+            if !cases.is_empty() {
+                jobs.push(Job { program, method, cases });
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+/// What a job came to.
+struct Outcome<'a> {
+    job: Job<'a>,
+    ended: BTreeMap<String, bool>,
+    totals: Totals,
+    leaks: Option<u64>,
+}
+
+impl<'a> Outcome<'a> {
+    fn of(job: Job<'a>, target: &Target) -> miette::Result<Self> {
+        let before = target.leaks().into_diagnostic()?;
+        let mut totals = Totals::default();
+        let (ended, _) = job.program.run(Some(job.method), Some(&job.cases), None, &mut totals)?;
+        let after = target.leaks().into_diagnostic()?;
+        let leaks = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+        Ok(Self { job, ended, totals, leaks })
+    }
 }
 
 /// How one case ended under one method.
@@ -214,7 +267,7 @@ enum Cell {
 pub(crate) struct Table {
     methods: Vec<&'static str>,
     cells: BTreeMap<(String, String), BTreeMap<&'static str, Cell>>,
-    /// Packets that left the laptop while a program's cases ran; `None` where nobody counts.
+    /// Packets that left the laptop while a program's cases ran, whoever sent them; `None` where nobody counts.
     leaks: BTreeMap<(String, &'static str), Option<u64>>,
     /// What [`BOUND`] names and no program has.
     unknown: Vec<String>,
