@@ -29,7 +29,7 @@ use socks_proxy::resolve::RecordType;
 use socks_proxy::resolve::hosts::Hosts;
 use socks_proxy::resolve::message::{self, Head};
 use socks_proxy::route::framing::{self, Body, Follows, Found, Method};
-use socks_proxy::route::{self, Connection, Refusal, Routes, Stream, Upstream, Visitor};
+use socks_proxy::route::{self, Connection, Probed, Refusal, Routes, Stream, Upstream, Visitor};
 use socks_proxy::settings::Settings;
 use socks_proxy::volumes::wire as volumes_wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -232,7 +232,7 @@ pub fn http(data: &[u8]) {
             let filter = Filter { headers: vec![("x-user".into(), "alice".into())], path_prefix: None };
             let _alice = routes.add(Some(filter), Arc::new(Says(program)));
             let here = SocketAddr::from(([127, 0, 0, 1], 1));
-            let visitor = Visitor { peer: here, to: here, kubelet: true };
+            let visitor = Visitor { peer: here, to: here, probed: Probed::ByTls };
             route::serve(Box::new(Script::new(client.to_vec())), visitor, &routes).await;
         }
     });

@@ -32,11 +32,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use socks_proxy::expose::wire::Protocol;
+use socks_proxy::expose::wire::{Protocol, Way};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::kube::agent::{Image, Secret};
 use crate::kube::own_pod::who;
@@ -300,6 +300,9 @@ impl Exposing {
             }
             opened => opened?,
         };
+        if shared.options.filter.is_some() || shared.options.way() == Way::Mirror {
+            info!("what is left to the app comes to it from its pod's own address");
+        }
         let (pods_tx, pods_rx) = watch::channel(known);
         let follower = tokio::spawn(shared.pods.clone().follow(version, pods_tx));
         let done = CancellationToken::new();

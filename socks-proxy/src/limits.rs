@@ -22,6 +22,8 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 pub const EARLY_MAX: usize = 16 * 1024;
 /// Questions of one DNS stream that may be open at once.
 pub const QUESTIONS_A_STREAM: usize = 128;
+/// Bytes that may wait for programs in all; an ephemeral container has no limit of its own, and what it takes is the app's.
+const WAITING: usize = 32 * 1024 * 1024;
 
 /// Threads for what blocks: operations on files. They are made when they are needed.
 pub const BLOCKING_THREADS: usize = 64;
@@ -40,8 +42,12 @@ pub struct Limits {
     pub conversations: Limit,
     /// Dials that have not ended.
     pub dials: Limit,
-    /// Flows of datagrams.
+    /// Flows of datagrams that programs on laptops began.
     pub flows: Limit,
+    /// TCP clients of exposed ports: whoever comes there has no part in what launchers may do.
+    pub visitors: Limit,
+    /// Bytes of exposed ports' clients that wait for programs on laptops: copies, and datagrams.
+    pub waiting: Limit,
     /// Names being looked up.
     pub lookups: Limit,
     /// VOLUMES streams, each of which may hold some megabytes.
@@ -56,6 +62,8 @@ impl Default for Limits {
             conversations: Limit::new(20_000),
             dials: Limit::new(16_384),
             flows: Limit::new(4096),
+            visitors: Limit::new(20_000),
+            waiting: Limit::new(WAITING),
             lookups: Limit::new(2048),
             volumes: Limit::new(64),
         }
@@ -76,7 +84,13 @@ impl Limit {
     /// A share, or `None` at once when all are taken.
     #[must_use]
     pub fn take(&self) -> Option<Permit> {
-        self.0.clone().try_acquire_owned().ok()
+        self.take_many(1)
+    }
+
+    /// So many shares, or `None` at once when there are not as many left.
+    #[must_use]
+    pub fn take_many(&self, shares: usize) -> Option<Permit> {
+        self.0.clone().try_acquire_many_owned(u32::try_from(shares).ok()?).ok()
     }
 }
 
@@ -91,5 +105,10 @@ mod tests {
         assert!(share.is_some() && limit.take().is_none());
         drop(share);
         assert!(limit.take().is_some());
+        let bytes = Limit::new(10);
+        let some = bytes.take_many(7);
+        assert!(some.is_some() && bytes.take_many(4).is_none() && bytes.take_many(3).is_some());
+        drop(some);
+        assert!(bytes.take_many(10).is_some());
     }
 }

@@ -1,8 +1,8 @@
 //! Messages between launcher and agent, for what SOCKS5 has no words for: each is a value in postcard's encoding, with its
 //! length (32 bits, big-endian) in front.
 //!
-//! The encoding names neither fields nor types, so both sides are of one version (the launcher brings its agent along), and
-//! variants are appended, never moved.
+//! The encoding names neither fields nor types, so both sides are of one version: the launcher brings its agent along, and
+//! agents of several people in one pod say theirs first ([`expose`](crate::expose)).
 //!
 //! Invariants: nothing is kept for a length that is not allowed; bytes that are left over make a message invalid.
 

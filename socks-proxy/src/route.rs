@@ -11,7 +11,7 @@
 //!
 //! Invariants: two sides never take the same bytes for different requests: where a message is not framed in the one way that
 //! everybody understands, nothing after it is interpreted any more, and the whole rest of the connection is one program's.
-//! What is not HTTP is the app's, byte for byte. What is kept of a connection is bounded, and nobody is read faster than the
+//! What is not HTTP is for the program without a filter, or else for the app, byte for byte. What is kept of a connection is bounded, and nobody is read faster than the
 //! other side takes it.
 
 use std::fmt;
@@ -43,7 +43,7 @@ use wire::Wire;
 pub const HEAD_MAX: usize = 64 * 1024;
 /// A client that has said nothing for so long may be waiting for the app to talk first.
 const HUSH: Duration = Duration::from_secs(1);
-/// A head that does not become whole for so long is the app's to judge.
+/// A head that does not become whole for so long is not waited for.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A client that asks nothing for so long, while no app is there to end its connection, is let go.
 const IDLE: Duration = Duration::from_secs(600);
@@ -120,8 +120,19 @@ pub struct Visitor {
     pub peer: SocketAddr,
     /// The address of the pod that it asked for.
     pub to: SocketAddr,
-    /// It may be the kubelet, whose probes are the app's.
-    pub kubelet: bool,
+    /// It may be the kubelet.
+    pub probed: Probed,
+}
+
+/// What of a client is taken for the kubelet's asking whether the app is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// Nothing: it comes from elsewhere, or the app is not asked here.
+    No,
+    /// Its requests that call themselves a probe.
+    ByHttp,
+    /// These, and whatever it says by TLS, which nobody here can look into.
+    ByTls,
 }
 
 /// Serves one client to its end.

@@ -15,8 +15,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use socks_proxy::expose::wire::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+#[path = "expose/crowd.rs"]
+mod crowd;
 #[path = "expose/net.rs"]
 mod net;
+#[path = "expose/strangers.rs"]
+mod strangers;
 
 use net::{NODE, POD, Pod, Talk, echo, soon, steal};
 
@@ -138,20 +142,11 @@ async fn datagrams_are_answered_from_the_port_that_the_app_holds() {
         for length in [3, 0, 9000] {
             client.send(&vec![5; length]).await.unwrap();
             if length == 3 {
-                let (arrival, mut stream) = launcher.arrival().await;
+                let (arrival, stream) = launcher.arrival().await;
                 assert_eq!(arrival.peer, client.local_addr().unwrap());
                 assert_eq!((arrival.to.ip().to_string(), arrival.to.port()), (ip.to_owned(), 53));
                 assert_eq!(arrival.peer.ip().to_string(), node);
-                tokio::spawn(async move {
-                    while let Ok(length) = stream.read_u16().await {
-                        let mut datagram = vec![0; length.into()];
-                        stream.read_exact(&mut datagram).await.unwrap();
-                        let answer = [b"laptop: ", &datagram[..]].concat();
-                        stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
-                        stream.write_all(&answer).await.unwrap();
-                        stream.flush().await.unwrap();
-                    }
-                });
+                tokio::spawn(net::echo_datagrams("laptop", stream));
             }
             let got = soon("an answer", client.recv(&mut room)).await.unwrap();
             assert_eq!(got, 8 + length);
@@ -296,11 +291,31 @@ async fn the_kubelets_probes_are_the_apps() {
         assert_eq!(client.get(probe).await, "app");
         assert_eq!(client.get("User-Agent: curl/8\r\n").await, "laptop");
     }
+    // What cannot be looked into is no probe, unless there is one of that kind.
+    assert_eq!(pod.client(POD[0], 8080).await.ask("\x16hello").await, "laptop: \x16hello");
     exposing.done().await;
     // No probe on this port: the same words are the program's business.
     let _exposing = other.exposes(Expose { nodes: net::node(), ..steal(8080) }).await;
     other.serve("laptop");
     assert_eq!(pod.client(POD[0], 8080).await.get(probe).await, "laptop");
+}
+
+#[tokio::test]
+async fn probes_by_tls_are_the_apps() {
+    let Some(pod) = Pod::make() else { return };
+    pod.app(8080);
+    let agent = pod.agent(&[]).await;
+    for filtered in [false, true] {
+        let launcher = pod.launcher(&agent).await;
+        let probed = if filtered { self::filtered("alice", 1) } else { steal(8080) };
+        let mut exposing = launcher.exposes(Expose { probes: true, tls_probes: true, ..probed }).await;
+        launcher.serve("laptop");
+        for ip in POD {
+            assert_eq!(pod.client(ip, 8080).await.ask("\x16hello").await, "app: \x16hello");
+            assert_eq!(pod.client(ip, 8080).await.get("x-user: alice\r\n").await, "laptop");
+        }
+        exposing.done().await;
+    }
 }
 
 #[tokio::test]

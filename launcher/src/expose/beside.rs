@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::wanted::{Port, Wanted};
 use super::{ExposeError, Shared};
 use crate::kube::agent::{self, Agent, AgentError, Needs, Stage};
-use crate::kube::pods::{declared, is_probed};
+use crate::kube::pods::{Probes, declared, probes};
 use crate::kube::target::Target;
 use crate::kube::{ApiError, nearest};
 use crate::pod::agent::expose;
@@ -166,18 +166,22 @@ pub(super) fn exposes(shared: &Shared, target: &Target) -> Result<Vec<Expose>, E
         return Err(ExposeError::Mesh { pod: target.pod_name().to_owned(), by });
     }
     let resolved = resolve(&shared.options.wanted, target)?;
-    let exposes = resolved.into_iter().enumerate().map(|(at, (protocol, port, declared))| Expose {
-        id: u32::try_from(at).unwrap_or(u32::MAX),
-        protocol,
-        port,
-        way: shared.options.way(),
-        filter: shared.options.filter.clone(),
-        who: shared.who.clone(),
-        run: shared.run,
-        probes: protocol == Protocol::Tcp && is_probed(pod, port),
-        nodes: nodes(pod),
-        declared,
-        app: None,
+    let exposes = resolved.into_iter().enumerate().map(|(at, (protocol, port, declared))| {
+        let probes = if protocol == Protocol::Tcp { probes(pod, port) } else { Probes::default() };
+        Expose {
+            id: u32::try_from(at).unwrap_or(u32::MAX),
+            protocol,
+            port,
+            way: shared.options.way(),
+            filter: shared.options.filter.clone(),
+            who: shared.who.clone(),
+            run: shared.run,
+            probes: probes.requests,
+            tls_probes: probes.tls,
+            nodes: nodes(pod),
+            declared,
+            app: None,
+        }
     });
     Ok(exposes.collect())
 }

@@ -107,7 +107,8 @@ pub(super) async fn take(shared: &Shared, own: &OwnPod, seat: &Seat) -> Result<U
         |app: &App, expose: &Expose| (app.udp, app.port) == (expose.protocol == Protocol::Udp, expose.port);
     for expose in &mut exposes {
         // Nobody has to be there before, and the kubelet asks elsewhere.
-        (expose.way, expose.declared, expose.probes) = (Way::Listen, true, false);
+        (expose.way, expose.declared) = (Way::Listen, true);
+        (expose.probes, expose.tls_probes) = (false, false);
         let app = seat.apps().iter().find(|app| is_at(app, expose));
         expose.app = app.map(|app| app.at.to_string());
     }
@@ -196,6 +197,7 @@ fn listening(id: u32, port: u16, shared: &Shared) -> Expose {
         who: shared.who.clone(),
         run: shared.run,
         probes: false,
+        tls_probes: false,
         nodes: Vec::new(),
         declared: true,
         app: None,

@@ -7,7 +7,8 @@
 //! a controller that its selector matches, so a pod that a DaemonSet or a bare ReplicaSet would take has the pod it was
 //! made after as its controller.
 //!
-//! Beside the workload's pods ([`Purpose::Beside`]) no Service finds it: it has a readiness gate that nobody ever passes.
+//! Beside the workload's pods ([`Purpose::Beside`]) it has a readiness gate that nobody ever passes, so no Service finds it but
+//! one with `publishNotReadyAddresses`.
 //! Else it is ready when a port is listened on that the agent opens last. (`pods/status`, where conditions are, is not for
 //! everybody who may make pods.)
 //!
@@ -79,7 +80,7 @@ const OF_CONTROLLERS: [&str; 10] = [
 /// What the pod is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A place to dial from, beside the workload's pods. No Service finds it.
+    /// A place to dial from, beside the workload's pods, and never ready.
     Beside,
     /// It takes connections in place of the workload's pods.
     StandIn {

@@ -179,15 +179,29 @@ pub fn declared(pod: &Pod, container: &str) -> Vec<Declared> {
         .collect()
 }
 
-/// Whether the kubelet asks at the port whether the app is well, by a request that has to reach the app.
+/// How the kubelet asks at a port whether the app is well, by what has to reach the app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// By requests that say so.
+    pub requests: bool,
+    /// By such in TLS.
+    pub tls: bool,
+}
+
+/// The probes at a port. Those that only connect (`tcpSocket`) are none of these: nothing tells them from any client, and
+/// whoever accepts connections there answers them.
 #[must_use]
-pub fn is_probed(pod: &Pod, port: u16) -> bool {
+pub fn probes(pod: &Pod, port: u16) -> Probes {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut probes = containers.flat_map(|container| {
+    let probes = containers.flat_map(|container| {
         let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
         probes.into_iter().flatten().map(move |probe| (container, probe))
     });
-    probes.any(|(container, probe)| at(container, probe) == Some(port))
+    let here = probes.filter(|(container, probe)| at(container, probe) == Some(port));
+    here.fold(Probes::default(), |found, (_, probe)| {
+        let scheme = probe.http_get.as_ref().and_then(|http| http.scheme.as_deref());
+        Probes { requests: true, tls: found.tls || scheme == Some("HTTPS") }
+    })
 }
 
 fn at(container: &Container, probe: &Probe) -> Option<u16> {
@@ -225,6 +239,11 @@ mod tests {
                     "readinessProbe": {"httpGet": {"port": "http"}},
                     "livenessProbe": {"tcpSocket": {"port": 7000}},
                     "startupProbe": {"grpc": {"port": 7001}}
+                },
+                {
+                    "name": "tls",
+                    "livenessProbe": {"httpGet": {"port": 9090, "scheme": "HTTPS"}},
+                    "readinessProbe": {"httpGet": {"port": 9090, "scheme": "HTTP"}}
                 }
             ]}
         }))
@@ -240,7 +259,8 @@ mod tests {
 
     #[test]
     fn probes_that_carry_a_request_are_told_by_number_and_by_name() {
-        let probed: Vec<_> = [8080, 7000, 7001, 9090].map(|port| is_probed(&pod(), port)).into();
-        assert_eq!(probed, [true, false, true, false]);
+        let probed = [8080, 7000, 7001, 9090].map(|port| probes(&pod(), port));
+        let probed = probed.map(|Probes { requests, tls }| (requests, tls));
+        assert_eq!(probed, [(true, false), (false, false), (true, false), (true, true)]);
     }
 }

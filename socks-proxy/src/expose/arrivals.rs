@@ -14,10 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::limits::Limit;
 use crate::messages;
 use crate::mux::MuxStream;
 use crate::relay::{Side, relay};
-use crate::route::{Connection as _, Refusal, Stream, Upstream, Visitor};
+use crate::route::{Connection as _, Probed, Refusal, Stream, Upstream, Visitor};
 
 use super::carried::Carried;
 use super::guarded::Guarded;
@@ -30,7 +31,7 @@ const KEPT: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_millis(200);
 
 /// Serves a client to its end.
-pub(super) async fn serve(port: Arc<Port>, client: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(port: Arc<Port>, client: TcpStream, peer: SocketAddr, waiting: Limit) {
     let (Ok(to), Ok(client)) = (client.local_addr(), Guarded::new(client)) else { return };
     // Whoever connects to the socket behind the rules is a neighbour who has no business there.
     if to.port() != port.number() {
@@ -38,9 +39,9 @@ pub(super) async fn serve(port: Arc<Port>, client: TcpStream, peer: SocketAddr) 
     }
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let (peer, to) = (canonical(peer), canonical(to));
-    let visitor = Visitor { peer, to, kubelet: port.is_probed_from(peer.ip()) };
-    let client = super::mirror::copied(&port, client, visitor);
-    if visitor.kubelet || port.routes().filtered() {
+    let visitor = Visitor { peer, to, probed: port.probed_from(peer.ip()) };
+    let client = super::mirror::copied(&port, client, visitor, &waiting);
+    if visitor.probed != Probed::No || port.routes().filtered() {
         return crate::route::serve(client, visitor, port.routes()).await;
     }
     match port.owner() {

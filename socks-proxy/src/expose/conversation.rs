@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::limits::HANDSHAKE;
@@ -14,9 +14,10 @@ use crate::messages;
 use crate::mux::{MuxStream, Opener};
 use crate::serve::Agent;
 
+use super::exposures::unserved;
 use super::ledger::{Entered, Ledger};
 use super::port::{Port, Share};
-use super::share::{Went, join};
+use super::share::{CLAIM_EVERY, CLAIM_LIMIT, Went, join};
 use super::wire::{ALIVE_LIMIT, Expose, MESSAGE_MAX, Protocol, ToAgent, ToLauncher, Way};
 use super::{Joined, Who};
 
@@ -116,16 +117,24 @@ pub(super) async fn converse(
         answers.pass(&ToLauncher::Refused { errno: libc::EOPNOTSUPP, step: step.to_owned() }).await?;
         return answers.writer.shutdown().await;
     }
+    let mut give_up_at = Instant::now() + CLAIM_LIMIT;
     loop {
         let (share, notes_rx) = Share::new(expose.clone(), opener.clone());
         match agent.exposures.join(agent, &share, who).await {
             Joined::Here(port) => {
+                // It is needed, though no launcher of its own may be left.
+                let _present = matches!(who, Who::Agent).then(|| agent.attend());
                 return here(agent, &port, &share, &mut launcher, notes_rx, &mut answers).await;
             }
             Joined::Elsewhere(holder) => {
                 match join(holder, &expose, &mut launcher, &opener, &mut answers).await? {
                     Went::Over => return answers.writer.shutdown().await,
-                    Went::Alone => {}
+                    Went::Alone { heard: true } => give_up_at = Instant::now() + CLAIM_LIMIT,
+                    Went::Alone { heard: false } if Instant::now() < give_up_at => sleep(CLAIM_EVERY).await,
+                    Went::Alone { heard: false } => {
+                        answers.pass(&unserved()).await?;
+                        return answers.writer.shutdown().await;
+                    }
                 }
             }
             Joined::Nowhere(answer) => {

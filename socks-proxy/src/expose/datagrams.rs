@@ -1,121 +1,157 @@
 //! Datagrams that have come to an exposed port. What one client says to one address of the pod is a flow: one stream to the
 //! launcher, or one socket to the app.
 //!
-//! Answers must come from the address and the port that the client spoke to. The address is said with each (`IP_PKTINFO`);
-//! the port is the socket's own, or the rules put it in ([`super::steal`]).
+//! Nobody says when a flow has ended, and clients can be many: each question of a resolver comes from another port. So what
+//! looks like a question and its answer is kept for a short time only, and where there are too many flows a new one takes
+//! the place of one that is idle.
+//!
+//! Invariants: what waits for programs is bounded, for a flow and in all; what is the app's waits for nobody.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage,
-    recvmsg, sendmsg, setsockopt, sockopt,
-};
-use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, duplex};
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::limits::Limit;
+use crate::limits::{Limit, Permit};
 use crate::proto::{DATAGRAM_ERROR, DATAGRAM_MAX};
-use crate::route::Visitor;
+use crate::route::{Probed, Visitor};
 
 use super::arrivals::announce;
 use super::port::{App, Port, Share};
 
-/// A flow without a datagram for so long has ended.
+mod receiver;
+
+pub(super) use receiver::Receiver;
+
+use receiver::Datagram;
+
+/// A flow without a datagram for so long has ended; and so long one that was a question and its answer: clients of
+/// nameservers and their like take another port for the next.
 const IDLE: Duration = Duration::from_secs(60);
+const ANSWERED: Duration = Duration::from_secs(10);
+/// A client that still says something so long after its first word has more than a question.
+const QUESTION: Duration = Duration::from_secs(2);
+/// Flows of one socket; the next one takes the place of those that were idle for longest, of so many at once.
+const FLOWS_MAX: usize = 4096;
+const EVICTED_AT_ONCE: usize = 64;
 /// Datagrams of one flow that may wait; further ones are lost, as in a full network.
-const WAITING: usize = 256;
+const WAITING_MAX: usize = 256;
 /// Bytes between a flow and the app's socket.
 const PIPE: usize = 128 * 1024;
 /// Rest after recvmsg(2) failed.
 const REST: Duration = Duration::from_millis(10);
 
-/// One datagram, and between whom.
-struct Datagram {
-    peer: SocketAddr,
-    to: SocketAddr,
-    bytes: Vec<u8>,
+/// A datagram on its way, with its place among all that may wait for programs.
+type Waiting = (Vec<u8>, Option<Permit>);
+
+/// When a flow was used.
+struct Uses {
+    first: Instant,
+    /// By either side.
+    last: Instant,
+    /// It is over when it was not used for so long.
+    patience: Duration,
 }
 
-/// A socket that datagrams of many clients come to.
-#[derive(Debug)]
-pub(super) struct Receiver {
-    socket: UdpSocket,
-}
-
-impl Receiver {
-    pub(super) fn new(socket: Socket) -> io::Result<Self> {
-        // Either tells the address that was asked for, also of a datagram that was led here.
-        if socket.local_addr()?.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?;
-        } else {
-            setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?;
-        }
-        Ok(Self { socket: UdpSocket::from_std(socket.into())? })
+impl Uses {
+    fn new(now: Instant) -> Self {
+        Self { first: now, last: now, patience: IDLE }
     }
 
-    async fn receive(&self, room: &mut [u8]) -> io::Result<Datagram> {
-        self.socket.async_io(Interest::READABLE, || receive(&self.socket, room)).await
+    fn is_young(&self) -> bool {
+        self.last.duration_since(self.first) < QUESTION
     }
 
-    /// Sends an answer of that address of the pod. One that the network does not take is lost, as any datagram.
-    async fn answer(&self, bytes: &[u8], peer: SocketAddr, of: IpAddr) {
-        drop(self.socket.async_io(Interest::WRITABLE, || answer(&self.socket, bytes, peer, of)).await);
+    fn asked(&mut self, now: Instant) {
+        self.last = now;
+        if !self.is_young() {
+            self.patience = IDLE;
+        }
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.last = now;
+        if self.is_young() {
+            self.patience = ANSWERED;
+        }
     }
 }
 
-fn receive(socket: &UdpSocket, room: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(libc::sockaddr_in6);
-    let mut parts = [IoSliceMut::new(room)];
-    let fd = socket.as_raw_fd();
-    let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let to = message.cmsgs()?.find_map(|told| match told {
-        ControlMessageOwned::Ipv4OrigDstAddr(at) => Some(SocketAddrV4::from(SockaddrIn::from(at)).into()),
-        ControlMessageOwned::Ipv6OrigDstAddr(at) => Some(SocketAddrV6::from(SockaddrIn6::from(at)).into()),
-        _ => None,
-    });
-    let peer = message.address.as_ref().and_then(plain);
-    let (Some(peer), Some(to)) = (peer, to) else { return Err(io::ErrorKind::InvalidData.into()) };
-    let length = message.bytes;
-    Ok(Datagram { peer, to, bytes: room.get(..length).unwrap_or_default().to_vec() })
-}
+#[derive(Clone)]
+struct Used(Arc<Mutex<Uses>>);
 
-fn plain(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|at| SocketAddrV4::from(*at).into());
-    v4.or_else(|| address.as_sockaddr_in6().map(|at| SocketAddrV6::from(*at).into()))
-}
+impl Used {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Uses::new(Instant::now()))))
+    }
 
-fn answer(socket: &UdpSocket, bytes: &[u8], peer: SocketAddr, of: IpAddr) -> io::Result<usize> {
-    let (v4, v6);
-    let from = match of {
-        IpAddr::V4(ip) => {
-            let source = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-            v4 = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: source };
-            ControlMessage::Ipv4PacketInfo(&v4)
+    fn uses(&self) -> MutexGuard<'_, Uses> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when it is idle.
+    async fn is_over(&self) {
+        loop {
+            let until = {
+                let uses = self.uses();
+                uses.last + uses.patience
+            };
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
         }
-        IpAddr::V6(ip) => {
-            v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-            ControlMessage::Ipv6PacketInfo(&v6)
-        }
-    };
-    let to = SockaddrStorage::from(peer);
-    debug_assert!(to.len() > 0);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok(sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &[from], flags, Some(&to))?)
+    }
 }
 
-/// Carries all flows of one socket until the port closes.
+/// A flow, as its port's socket knows it.
+struct Flow {
+    datagrams_tx: mpsc::Sender<Waiting>,
+    used: Used,
+    /// The app has it.
+    is_apps: bool,
+}
+
+impl Flow {
+    /// Has a datagram wait for its turn, if there is room for it.
+    fn carry(&self, bytes: Vec<u8>, limit: &Limit) {
+        // What the app takes does not wait, and must not be lost because others' datagrams do.
+        let place = if self.is_apps { None } else { limit.take_many(bytes.len()) };
+        if self.is_apps || place.is_some() {
+            drop(self.datagrams_tx.try_send((bytes, place)));
+        }
+    }
+}
+
+/// The flows of one socket, by client and address of the pod.
+#[derive(Default)]
+struct Flows(HashMap<(SocketAddr, IpAddr), Flow>);
+
+impl Flows {
+    /// Makes room for one more: those that have ended leave, and if that is too few, those that were idle for longest.
+    fn make_room(&mut self) {
+        if self.0.len() < FLOWS_MAX {
+            return;
+        }
+        self.0.retain(|_, flow| !flow.datagrams_tx.is_closed());
+        if self.0.len() >= FLOWS_MAX {
+            let mut times: Vec<_> = self.0.values().map(|flow| flow.used.uses().last).collect();
+            let (_, last, _) = times.select_nth_unstable(EVICTED_AT_ONCE);
+            let last = *last;
+            self.0.retain(|_, flow| flow.used.uses().last > last);
+        }
+    }
+}
+
+/// Carries all flows of one socket until the port closes; of what waits for programs at most `limit` bytes.
 pub(super) async fn serve(port: Arc<Port>, receiver: Receiver, limit: Limit) {
     let receiver = Arc::new(receiver);
-    let mut flows: HashMap<(SocketAddr, IpAddr), mpsc::Sender<Vec<u8>>> = HashMap::new();
-    let mut sweep_at = 64;
+    let mut flows = Flows::default();
     let mut room = vec![0; DATAGRAM_MAX];
     loop {
         let datagram = tokio::select! {
@@ -131,136 +167,176 @@ pub(super) async fn serve(port: Arc<Port>, receiver: Receiver, limit: Limit) {
             continue;
         }
         let key = (datagram.peer, datagram.to.ip());
-        let known = flows.get(&key).filter(|flow| !flow.is_closed());
-        let flow = match known {
-            Some(flow) => flow.clone(),
-            None => {
-                let Some(permit) = limit.take() else { continue };
-                if flows.len() >= sweep_at {
-                    flows.retain(|_, flow| !flow.is_closed());
-                    sweep_at = flows.len().saturating_mul(2).max(64);
-                }
-                let (datagrams_tx, datagrams_rx) = mpsc::channel(WAITING);
-                let visitor = Visitor { peer: datagram.peer, to: datagram.to, kubelet: false };
-                let (port, receiver) = (port.clone(), receiver.clone());
-                tokio::spawn(async move {
-                    flow(&port, &receiver, visitor, datagrams_rx).await;
-                    drop(permit);
-                });
-                flows.insert(key, datagrams_tx.clone());
-                datagrams_tx
+        if let Some(flow) = flows.0.get(&key).filter(|flow| !flow.datagrams_tx.is_closed()) {
+            flow.carry(datagram.bytes, &limit);
+            continue;
+        }
+        flows.make_room();
+        let flow = begin(&port, &receiver, &datagram, &limit);
+        flow.carry(datagram.bytes, &limit);
+        flows.0.insert(key, flow);
+    }
+}
+
+/// Begins a flow with whoever the port's datagrams are for at this moment.
+fn begin(port: &Arc<Port>, receiver: &Arc<Receiver>, first: &Datagram, limit: &Limit) -> Flow {
+    let (datagrams_tx, datagrams) = mpsc::channel(WAITING_MAX);
+    let visitor = Visitor { peer: first.peer, to: first.to, probed: Probed::No };
+    let owner = port.owner();
+    let used = Used::now();
+    let flow = Flow { datagrams_tx, used: used.clone(), is_apps: owner.is_none() };
+    let copies = port.mirrors().into_iter().map(|share| copy(share, visitor)).collect();
+    let answers = Some(receiver.clone());
+    let way = Carrying { visitor, datagrams, copies, answers, used, limit: limit.clone() };
+    let port = port.clone();
+    tokio::spawn(async move {
+        let carried = async {
+            match owner {
+                Some(share) => tokio::select! {
+                    done = way.carry_to_launcher(&share) => done,
+                    () = share.left.cancelled() => Ok(()),
+                },
+                None => way.carry_to_app(port.app()).await,
             }
         };
-        drop(flow.try_send(datagram.bytes));
-    }
-}
-
-/// One flow, to its end.
-async fn flow(port: &Port, receiver: &Receiver, visitor: Visitor, datagrams: mpsc::Receiver<Vec<u8>>) {
-    let copies: Vec<_> = port.mirrors().into_iter().map(|share| copy(share, visitor)).collect();
-    let carried = async {
-        match port.owner() {
-            Some(share) => tokio::select! {
-                done = to_launcher(&share, receiver, visitor, datagrams, &copies) => done,
-                () = share.left.cancelled() => Ok(()),
-            },
-            None => to_app(port.app(), receiver, visitor, datagrams, &copies).await,
+        tokio::select! {
+            // A flow that breaks off is begun anew by the client's next datagram.
+            _ = carried => {}
+            () = port.closed.cancelled() => {}
         }
-    };
-    tokio::select! {
-        // A flow that breaks off is begun anew by the client's next datagram.
-        _ = carried => {}
-        () = port.closed.cancelled() => {}
-    }
-}
-
-async fn to_launcher(
-    share: &Share,
-    receiver: &Receiver,
-    visitor: Visitor,
-    datagrams: mpsc::Receiver<Vec<u8>>,
-    copies: &[mpsc::Sender<Vec<u8>>],
-) -> io::Result<()> {
-    let stream = announce(share, visitor).await?;
-    carry(stream, Some(receiver), visitor, datagrams, copies).await
-}
-
-async fn to_app(
-    app: &App,
-    receiver: &Receiver,
-    visitor: Visitor,
-    datagrams: mpsc::Receiver<Vec<u8>>,
-    copies: &[mpsc::Sender<Vec<u8>>],
-) -> io::Result<()> {
-    let socket = app.datagrams(visitor).await?;
-    let (near, far) = duplex(PIPE);
-    tokio::select! {
-        done = crate::datagrams::carry(far, &socket) => done,
-        done = carry(near, Some(receiver), visitor, datagrams, copies) => done,
-    }
+    });
+    flow
 }
 
 /// A copy of a flow for a program that only listens in.
-fn copy(share: Arc<Share>, visitor: Visitor) -> mpsc::Sender<Vec<u8>> {
-    let (datagrams_tx, datagrams_rx) = mpsc::channel(WAITING);
+fn copy(share: Arc<Share>, visitor: Visitor) -> mpsc::Sender<Waiting> {
+    let (datagrams_tx, datagrams) = mpsc::channel(WAITING_MAX);
     tokio::spawn(async move {
-        let copied = async {
-            let stream = announce(&share, visitor).await?;
-            carry(stream, None, visitor, datagrams_rx, &[]).await
-        };
+        let used = Used::now();
+        let (copies, limit) = (Vec::new(), Limit::new(0));
+        let way = Carrying { visitor, datagrams, copies, answers: None, used, limit };
         tokio::select! {
             // The flow goes on without it.
-            _ = copied => {}
+            _ = way.carry_to_launcher(&share) => {}
             () = share.left.cancelled() => {}
         }
     });
     datagrams_tx
 }
 
-/// Carries datagrams into a stream, and back if anybody is to have the answers, until it ends or is idle.
-async fn carry(
-    stream: impl AsyncRead + AsyncWrite,
-    receiver: Option<&Receiver>,
+/// One flow on its way.
+struct Carrying {
     visitor: Visitor,
-    mut datagrams: mpsc::Receiver<Vec<u8>>,
-    copies: &[mpsc::Sender<Vec<u8>>],
-) -> io::Result<()> {
-    let (mut from_far, mut to_far) = tokio::io::split(stream);
-    let active = Notify::new();
-    let there = async {
-        while let Some(datagram) = datagrams.recv().await {
-            active.notify_one();
-            for copy in copies {
-                drop(copy.try_send(datagram.clone()));
-            }
-            let Ok(length) = u16::try_from(datagram.len()) else { continue };
-            to_far.write_all(&length.to_be_bytes()).await?;
-            to_far.write_all(&datagram).await?;
-            to_far.flush().await?;
+    datagrams: mpsc::Receiver<Waiting>,
+    copies: Vec<mpsc::Sender<Waiting>>,
+    /// Where answers leave, if anybody is to have them.
+    answers: Option<Arc<Receiver>>,
+    used: Used,
+    /// Of bytes that may wait in copies.
+    limit: Limit,
+}
+
+impl Carrying {
+    async fn carry_to_launcher(self, share: &Share) -> io::Result<()> {
+        let stream = announce(share, self.visitor).await?;
+        self.carry(stream).await
+    }
+
+    async fn carry_to_app(self, app: &App) -> io::Result<()> {
+        let socket = app.datagrams(self.visitor).await?;
+        let (near, far) = duplex(PIPE);
+        tokio::select! {
+            done = crate::datagrams::carry(far, &socket) => done,
+            done = self.carry(near) => done,
         }
-        Ok(())
-    };
-    let back = async {
-        let mut datagram = Vec::new();
-        loop {
-            let length = from_far.read_u16().await?;
-            if length == DATAGRAM_ERROR {
-                // The client's kernel would be told by ICMP, which is not ours to send.
-                let _reason = from_far.read_u8().await?;
-                continue;
+    }
+
+    /// Carries datagrams into a stream, and back if anybody is to have the answers, until it ends or is idle.
+    async fn carry(self, stream: impl AsyncRead + AsyncWrite) -> io::Result<()> {
+        let Self { visitor, mut datagrams, copies, answers, used, limit } = self;
+        let (mut from_far, mut to_far) = tokio::io::split(stream);
+        let there = async {
+            while let Some((datagram, _place)) = datagrams.recv().await {
+                used.uses().asked(Instant::now());
+                for copy in &copies {
+                    if let Some(place) = limit.take_many(datagram.len()) {
+                        drop(copy.try_send((datagram.clone(), Some(place))));
+                    }
+                }
+                let Ok(length) = u16::try_from(datagram.len()) else { continue };
+                to_far.write_all(&length.to_be_bytes()).await?;
+                to_far.write_all(&datagram).await?;
+                to_far.flush().await?;
             }
-            datagram.resize(length.into(), 0);
-            from_far.read_exact(&mut datagram).await?;
-            active.notify_one();
-            if let Some(receiver) = receiver {
-                receiver.answer(&datagram, visitor.peer, visitor.to.ip()).await;
+            Ok(())
+        };
+        let back = async {
+            let mut datagram = Vec::new();
+            loop {
+                let length = from_far.read_u16().await?;
+                if length == DATAGRAM_ERROR {
+                    // The client's kernel would be told by ICMP, which is not ours to send.
+                    let _reason = from_far.read_u8().await?;
+                    continue;
+                }
+                datagram.resize(length.into(), 0);
+                from_far.read_exact(&mut datagram).await?;
+                used.uses().answered(Instant::now());
+                if let Some(receiver) = &answers {
+                    receiver.answer(&datagram, visitor.peer, visitor.to.ip()).await;
+                }
             }
+        };
+        tokio::select! {
+            ended = there => ended,
+            ended = back => ended,
+            () = used.is_over() => Ok(()),
         }
-    };
-    let idle = async { while timeout(IDLE, active.notified()).await.is_ok() {} };
-    tokio::select! {
-        ended = there => ended,
-        ended = back => ended,
-        () = idle => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_and_its_answer_are_soon_over_and_a_conversation_is_not() {
+        let begun = Instant::now();
+        let later = |seconds| begun + Duration::from_secs(seconds);
+        let mut uses = Uses::new(begun);
+        uses.asked(begun);
+        assert_eq!(uses.patience, IDLE);
+        uses.answered(later(1));
+        assert_eq!(uses.patience, ANSWERED);
+        uses.asked(later(9));
+        uses.answered(later(9));
+        assert_eq!(uses.patience, IDLE);
+    }
+
+    #[tokio::test]
+    async fn flows_that_are_idle_make_room() {
+        let mut flows = Flows::default();
+        let mut kept = Vec::new();
+        for number in 0..FLOWS_MAX {
+            let (datagrams_tx, datagrams) = mpsc::channel(1);
+            let used = Used::now();
+            used.uses().last += Duration::from_millis(number.try_into().unwrap());
+            let port = number.try_into().unwrap();
+            let key = (SocketAddr::from(([10, 0, 0, 1], port)), IpAddr::from([10, 0, 0, 2]));
+            flows.0.insert(key, Flow { datagrams_tx, used, is_apps: false });
+            kept.push(datagrams);
+        }
+        flows.make_room();
+        assert_eq!(flows.0.len(), FLOWS_MAX - EVICTED_AT_ONCE - 1);
+        assert!(flows.0.keys().all(|(peer, _)| usize::from(peer.port()) > EVICTED_AT_ONCE));
+        // Those that have ended by themselves are enough.
+        kept.truncate(FLOWS_MAX / 2);
+        let half = FLOWS_MAX / 2 - EVICTED_AT_ONCE - 1;
+        flows.0.extend((0..u16::MAX).map(|port| {
+            let key = (SocketAddr::from(([10, 0, 0, 3], port)), IpAddr::from([10, 0, 0, 2]));
+            (key, Flow { datagrams_tx: mpsc::channel(1).0, used: Used::now(), is_apps: false })
+        }));
+        flows.make_room();
+        assert_eq!(flows.0.len(), half);
     }
 }

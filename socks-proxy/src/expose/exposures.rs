@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
 
 use crate::mux::Opener;
 use crate::serve::Agent;
@@ -16,8 +17,8 @@ use super::intake::Refused;
 use super::ledger::Ledger;
 use super::pod;
 use super::port::{Port, Share};
-use super::share::{Claimed, claim, hold};
-use super::wire::{Protocol, ToLauncher};
+use super::share::{CLAIM_EVERY, CLAIM_LIMIT, Claimed, claim, hold};
+use super::wire::{Protocol, ToLauncher, Way};
 
 /// Whose conversation it is.
 #[derive(Clone, Copy, Debug)]
@@ -47,38 +48,58 @@ pub struct Exposures {
 }
 
 impl Exposures {
-    /// Finds or opens the port of a share, and admits it there.
+    /// Finds or opens the port of a share, and admits it there; waits while its name is in other hands and not served.
     pub(super) async fn join(&self, agent: &Arc<Agent>, share: &Arc<Share>, who: Who) -> Joined {
+        let until = Instant::now() + CLAIM_LIMIT;
+        loop {
+            match self.try_join(agent, share, who).await {
+                Ok(Some(joined)) => return joined,
+                Ok(None) if Instant::now() < until => sleep(CLAIM_EVERY).await,
+                Ok(None) => return Joined::Nowhere(Some(unserved())),
+                Err(Refused { step, source }) => return Joined::Nowhere(Some(refused(&source, &step))),
+            }
+        }
+    }
+
+    /// `None`: it cannot be said at this moment.
+    async fn try_join(
+        &self,
+        agent: &Arc<Agent>,
+        share: &Arc<Share>,
+        who: Who,
+    ) -> Result<Option<Joined>, Refused> {
         let mut ports = self.ports.lock().await;
         let expose = &share.expose;
         let key = (expose.protocol, expose.port);
         if let Some(port) = ports.get(&key) {
-            return match port.admit(share) {
+            return Ok(Some(match port.admit(share) {
                 Ok(()) => Joined::Here(port.clone()),
                 Err(by) => Joined::Nowhere(Some(ToLauncher::Held { by })),
-            };
+            }));
         }
         if matches!(who, Who::Agent) {
-            return Joined::Nowhere(None);
+            return Ok(Some(Joined::Nowhere(None)));
         }
-        let listener = match claim(expose.protocol, expose.port).await {
-            Ok(Claimed::Here(listener)) => listener,
-            Ok(Claimed::Elsewhere(holder)) => return Joined::Elsewhere(holder),
-            Err(error) => return refused(&error, "learn who has the port"),
+        let listener = match expose.way {
+            // Who listens there has the port, whatever anybody says.
+            Way::Listen => None,
+            Way::Steal | Way::Mirror => match claim(expose.protocol, expose.port)? {
+                Some(Claimed::Here(listener)) => Some(listener),
+                Some(Claimed::Elsewhere(holder)) => return Ok(Some(Joined::Elsewhere(holder))),
+                None => return Ok(None),
+            },
         };
         if !expose.declared && !pod::is_served(expose.protocol, expose.port) {
-            return Joined::Nowhere(Some(ToLauncher::NobodyListens));
+            return Ok(Some(Joined::Nowhere(Some(ToLauncher::NobodyListens))));
         }
-        match Port::open(expose, agent) {
-            Ok(port) => {
-                // It is new: there is nobody who could have it.
-                drop(port.admit(share));
-                tokio::spawn(hold(agent.clone(), listener, port.closed.clone()));
-                ports.insert(key, port.clone());
-                Joined::Here(port)
-            }
-            Err(Refused { step, source }) => refused(&source, &step),
+        let port = Port::open(expose, agent)?;
+        // It is new: there is nobody who could have it.
+        drop(port.admit(share));
+        if let Some(listener) = listener {
+            tokio::spawn(hold(agent.clone(), listener, port.closed.clone()));
         }
+        ports.insert(key, port.clone());
+        Ok(Some(Joined::Here(port)))
     }
 
     /// Takes a share back. A port that is nobody's then is closed: its rules are gone when this returns.
@@ -90,9 +111,14 @@ impl Exposures {
     }
 }
 
-fn refused(error: &io::Error, step: &str) -> Joined {
+fn refused(error: &io::Error, step: &str) -> ToLauncher {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    Joined::Nowhere(Some(ToLauncher::Refused { errno, step: step.to_owned() }))
+    ToLauncher::Refused { errno, step: step.to_owned() }
+}
+
+/// The answer to whom nobody has answered.
+pub(super) fn unserved() -> ToLauncher {
+    refused(&io::Error::from_raw_os_error(libc::ETIMEDOUT), "reach the agent that has the port")
 }
 
 /// Serves an EXPOSE stream after reply 0, by whose session streams are opened.

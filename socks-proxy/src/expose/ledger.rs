@@ -1,7 +1,8 @@
 //! What this agent's launchers have exposed, for whoever reads the container's log.
 //!
 //! One line of JSON for each change, and each line is the whole state: the last one counts. The agents of a pod know of
-//! their own launchers only, so the lines of all of them together are all there is.
+//! their own launchers only, so the lines of all of them together are all there is. Whoever may read logs is not thereby to
+//! have what opens the app, so values of headers that prove who somebody is are left out.
 
 use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::wire::{Expose, Filter, Protocol, Way};
+
+/// Parts of the names of such headers: Authorization, Proxy-Authorization, Cookie, X-Api-Key, X-CSRF-Token and their kin.
+const SECRETS: [&str; 7] = ["auth", "cookie", "key", "token", "secret", "passw", "session"];
+/// Stands for their values.
+const MASK: &str = "***";
 
 #[derive(Debug, Serialize)]
 struct Entry {
@@ -52,7 +58,7 @@ impl Ledger {
                     Way::Mirror => "mirror",
                     Way::Listen => "listen",
                 },
-                filter: expose.filter.clone(),
+                filter: expose.filter.as_ref().map(told),
                 who: expose.who.clone(),
                 since,
                 number,
@@ -70,6 +76,16 @@ impl Ledger {
         drop(writeln!(io::stdout().lock(), "{line}"));
         changed
     }
+}
+
+/// A filter as others may know it.
+fn told(filter: &Filter) -> Filter {
+    let headers = filter.headers.iter().map(|(name, value)| {
+        let lower = name.to_ascii_lowercase();
+        let is_secret = SECRETS.iter().any(|word| lower.contains(word));
+        (name.clone(), if is_secret { MASK.to_owned() } else { value.clone() })
+    });
+    Filter { headers: headers.collect(), path_prefix: filter.path_prefix.clone() }
 }
 
 fn line(entries: &[Entry]) -> String {
@@ -108,5 +124,15 @@ mod tests {
         let expected = r#"{"exposed":[{"filter":{"headers":[["x-user","a\"b"]],"path_prefix":null},"port":80,"protocol":"tcp","since":5,"way":"steal","who":"alice@laptop"}]}"#;
         assert_eq!(line(&[entry]), expected);
         assert_eq!(line(&[]), r#"{"exposed":[]}"#);
+    }
+
+    #[test]
+    fn what_proves_who_somebody_is_is_not_told() {
+        let headers =
+            [("Authorization", "Bearer x"), ("Cookie", "a=b"), ("X-API-Key", "k"), ("x-user", "alice")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let told = told(&Filter { headers, path_prefix: Some("/a".into()) });
+        let values: Vec<_> = told.headers.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!((values, told.path_prefix), (vec![MASK, MASK, MASK, "alice"], Some("/a".into())));
     }
 }

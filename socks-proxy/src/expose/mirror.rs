@@ -1,7 +1,8 @@
 //! A copy of what clients say, for programs that only listen in.
 //!
 //! A client waits for the app that answers it, never for the copy: what the program does not take in time is kept up to a
-//! limit, and then the copy is cut off, as its program sees, and its user is told.
+//! limit, and then the copy is cut off, as its program sees, and its user is told. There is a limit for each client, and one for
+//! all that waits in this agent.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::{Limit, Permit};
 use crate::route::{Connection, Stream, Visitor};
 
 use super::arrivals::announce;
@@ -23,8 +25,9 @@ use super::port::{Port, Share};
 const WAITING_MAX: usize = 512 * 1024;
 
 /// The client, with every mirroring program listening in.
-pub(super) fn copied(port: &Port, client: Guarded, visitor: Visitor) -> Stream {
-    let copies: Vec<_> = port.mirrors().iter().map(|share| Copy::start(share, visitor)).collect();
+pub(super) fn copied(port: &Port, client: Guarded, visitor: Visitor, limit: &Limit) -> Stream {
+    let copies: Vec<_> =
+        port.mirrors().iter().map(|share| Copy::start(share, visitor, limit.clone())).collect();
     if copies.is_empty() { Box::new(client) } else { Box::new(Overheard { client, copies }) }
 }
 
@@ -32,6 +35,8 @@ pub(super) fn copied(port: &Port, client: Guarded, visitor: Visitor) -> Stream {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: VecDeque<u8>,
+    /// Its share in what may wait.
+    place: Option<Permit>,
     /// Nothing more will be said.
     over: bool,
 }
@@ -49,15 +54,15 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is there, waiting for it; `None` when all was said.
-    async fn next(&self) -> Option<Vec<u8>> {
+    /// What is there, waiting for it, with its place; `None` when all was said.
+    async fn next(&self) -> Option<(Vec<u8>, Option<Permit>)> {
         loop {
-            let (bytes, over) = {
+            let (bytes, place, over) = {
                 let mut waiting = self.waiting();
-                (std::mem::take(&mut waiting.bytes), waiting.over)
+                (std::mem::take(&mut waiting.bytes), waiting.place.take(), waiting.over)
             };
             if !bytes.is_empty() {
-                return Some(bytes.into());
+                return Some((bytes.into(), place));
             }
             if over {
                 return None;
@@ -69,10 +74,14 @@ impl Queue {
 
 /// The copy for one program; dropping it ends the copy.
 #[derive(Debug)]
-struct Copy(Arc<Queue>);
+struct Copy {
+    queue: Arc<Queue>,
+    /// Of bytes that may wait.
+    limit: Limit,
+}
 
 impl Copy {
-    fn start(share: &Arc<Share>, visitor: Visitor) -> Self {
+    fn start(share: &Arc<Share>, visitor: Visitor, limit: Limit) -> Self {
         let queue = Arc::new(Queue::default());
         let (share, read) = (share.clone(), queue.clone());
         tokio::spawn(async move {
@@ -87,21 +96,30 @@ impl Copy {
             }
             read.cut.cancel();
         });
-        Self(queue)
+        Self { queue, limit }
     }
 
     fn said(&self, bytes: &[u8]) {
-        if self.0.cut.is_cancelled() {
+        let Self { queue, limit } = self;
+        if queue.cut.is_cancelled() {
             return;
         }
-        let mut waiting = self.0.waiting();
-        if waiting.bytes.len().saturating_add(bytes.len()) > WAITING_MAX {
-            waiting.bytes = VecDeque::new();
-            self.0.cut.cancel();
-        } else {
-            waiting.bytes.extend(bytes);
-            waiting.over |= bytes.is_empty();
-            self.0.changed.notify_one();
+        let mut waiting = queue.waiting();
+        let has_room = waiting.bytes.len().saturating_add(bytes.len()) <= WAITING_MAX;
+        match limit.take_many(bytes.len()).filter(|_| has_room) {
+            Some(place) => {
+                waiting.bytes.extend(bytes);
+                waiting.over |= bytes.is_empty();
+                match &mut waiting.place {
+                    Some(places) => places.merge(place),
+                    None => waiting.place = Some(place),
+                }
+                queue.changed.notify_one();
+            }
+            None => {
+                (waiting.bytes, waiting.place) = (VecDeque::new(), None);
+                queue.cut.cancel();
+            }
         }
     }
 }
@@ -116,7 +134,7 @@ async fn write(share: &Share, visitor: Visitor, queue: &Queue) -> io::Result<()>
     let stream = announce(share, visitor).await?;
     let (mut answers, mut to_program) = tokio::io::split(stream);
     let copy = async {
-        while let Some(bytes) = queue.next().await {
+        while let Some((bytes, _place)) = queue.next().await {
             to_program.write_all(&bytes).await?;
             to_program.flush().await?;
         }
@@ -166,5 +184,33 @@ impl AsyncWrite for Overheard {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().client).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_has_one_limit_in_all() {
+        let limit = Limit::new(10);
+        let copy = || Copy { queue: Arc::default(), limit: limit.clone() };
+        let [first, second, third] = [copy(), copy(), copy()];
+        first.said(b"12345");
+        first.said(b"678");
+        second.said(b"123");
+        assert!(!first.queue.cut.is_cancelled() && second.queue.cut.is_cancelled());
+        // It counts until it was passed on.
+        let (bytes, place) = first.queue.next().await.unwrap();
+        assert_eq!((&bytes[..], limit.take_many(3).is_none()), (&b"12345678"[..], true));
+        drop(place);
+        third.said(b"1234567890");
+        assert!(!third.queue.cut.is_cancelled());
+        // Its program is to have what the client said last.
+        let queue = third.queue.clone();
+        drop(third);
+        assert!(limit.take().is_none());
+        drop(queue.next().await);
+        assert!(limit.take_many(10).is_some());
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::mux::Opener;
 use crate::proto::Target;
-use crate::route::{Registration, Routes, Visitor};
+use crate::route::{Probed, Registration, Routes, Visitor};
 use crate::serve::Agent;
 
 use super::guarded::Guarded;
@@ -163,7 +163,7 @@ impl Port {
             }
             Sockets::Udp(receivers) => {
                 for receiver in receivers {
-                    tokio::spawn(datagrams::serve(self.clone(), receiver, agent.limits.flows.clone()));
+                    tokio::spawn(datagrams::serve(self.clone(), receiver, agent.limits.waiting.clone()));
                 }
             }
         }
@@ -190,14 +190,14 @@ impl Port {
 
     fn let_in(self: &Arc<Self>, client: TcpStream, peer: SocketAddr, agent: &Agent) {
         // Without a share in what the agent can do, the client is reset.
-        let Some(conversation) = agent.limits.conversations.take() else {
+        let Some(visitor) = agent.limits.visitors.take() else {
             drop(client.set_zero_linger());
             return;
         };
-        let served = arrivals::serve(self.clone(), client, peer);
+        let served = arrivals::serve(self.clone(), client, peer, agent.limits.waiting.clone());
         tokio::spawn(agent.relays.track_future(async move {
             served.await;
-            drop(conversation);
+            drop(visitor);
         }));
     }
 
@@ -229,12 +229,22 @@ impl Port {
         mirrors.map(|member| member.share.clone()).collect()
     }
 
-    /// A client of that address may be the kubelet with a probe for the app.
-    pub(super) fn is_probed_from(&self, ip: IpAddr) -> bool {
-        let probed = |share: &Share| {
-            share.expose.probes && (share.expose.nodes.contains(&ip) || self.gateways.contains(&ip))
+    /// What of a client of that address may be the kubelet's.
+    pub(super) fn probed_from(&self, ip: IpAddr) -> Probed {
+        let members = self.members();
+        let asked = |probes: fn(&Expose) -> bool| {
+            members
+                .iter()
+                .map(|member| &member.share.expose)
+                .any(|expose| probes(expose) && (expose.nodes.contains(&ip) || self.gateways.contains(&ip)))
         };
-        self.members().iter().any(|member| probed(&member.share))
+        if asked(|expose| expose.tls_probes) {
+            Probed::ByTls
+        } else if asked(|expose| expose.probes) {
+            Probed::ByHttp
+        } else {
+            Probed::No
+        }
     }
 
     /// Gives a launcher its share.

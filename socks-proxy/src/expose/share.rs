@@ -4,34 +4,45 @@
 //! in the network namespace that they share: a name is had by one, and goes with its process. The others are to it what a
 //! launcher is to an agent: they say EXPOSE's messages over a session of the same kind, and get arrivals as streams, which
 //! they pass on to their own launcher. When it ends, the next one takes the name, and the rules.
+//!
+//! Anybody in the pod can have such a name, or connect to it, and a port's clients must not come into the hands of a program
+//! that could not have taken them by itself. So both ends look at whose process the other one is: agents that make rules are
+//! of one user, the containers' root, which is not what apps should run as.
+//!
+//! Invariants: nobody is waited for while ports are locked; who does not answer is given up.
 
 use std::io;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net as unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::limits::Limit;
+use crate::limits::{HANDSHAKE, Limit};
 use crate::messages;
 use crate::mux::{self, MuxStream, Opener};
 use crate::relay::relay;
 use crate::serve::Agent;
 
 use super::conversation::{Answers, Launcher, Said, converse_as_holder};
+use super::intake::{Refused, step};
 use super::wire::{ALIVE_EVERY, Expose, MESSAGE_MAX, Protocol, TO_THE_APP, ToAgent, ToLauncher};
 
+/// What both ends of a session between agents say first, as people of one team can have different versions of tp: raised
+/// whenever the encoding of a message of [`wire`](super::wire) changes.
+const REVISION: u32 = 0x7470_0001;
 /// Agents that one holds a port for.
 const AGENTS_MAX: usize = 64;
 /// How long a name may be neither free nor served: its process is about to end.
-const CLAIM_LIMIT: Duration = Duration::from_secs(5);
-const CLAIM_EVERY: Duration = Duration::from_millis(20);
+pub(super) const CLAIM_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CLAIM_EVERY: Duration = Duration::from_millis(20);
+/// Connections that nobody has accepted yet.
+const BACKLOG: i32 = 128;
 /// Messages of a holder that may wait for their launcher.
 const MESSAGES_WAITING: usize = 16;
 
@@ -44,36 +55,66 @@ pub(super) enum Claimed {
     Elsewhere(UnixStream),
 }
 
-fn name(protocol: Protocol, port: u16) -> io::Result<unix::SocketAddr> {
+fn name(protocol: Protocol, port: u16) -> io::Result<SockAddr> {
     let word = match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
     };
-    unix::SocketAddr::from_abstract_name(format!("tp-expose-{word}-{port}"))
+    // A first byte of 0 is what makes it abstract.
+    SockAddr::unix(format!("\0tp-expose-{word}-{port}"))
 }
 
-/// Takes the port's name, or reaches who has it.
-pub(super) async fn claim(protocol: Protocol, port: u16) -> io::Result<Claimed> {
-    let name = name(protocol, port)?;
-    let until = Instant::now() + CLAIM_LIMIT;
-    loop {
-        match unix::UnixListener::bind_addr(&name) {
-            Ok(listener) => {
-                listener.set_nonblocking(true)?;
-                return Ok(Claimed::Here(UnixListener::from_std(listener)?));
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error),
-        }
-        match unix::UnixStream::connect_addr(&name) {
-            Ok(stream) => {
-                stream.set_nonblocking(true)?;
-                return Ok(Claimed::Elsewhere(UnixStream::from_std(stream)?));
-            }
-            Err(error) if Instant::now() > until => return Err(error),
-            Err(_) => sleep(CLAIM_EVERY).await,
-        }
+/// Takes the port's name, or reaches who has it; `None` if neither can be had at this moment.
+pub(super) fn claim(protocol: Protocol, port: u16) -> Result<Option<Claimed>, Refused> {
+    let failed = step("learn who has the port");
+    match try_claim(&name(protocol, port).map_err(&failed)?).map_err(&failed)? {
+        Some(Claimed::Elsewhere(holder)) => match of_another(&holder).map_err(&failed)? {
+            Some(uid) => Err(step(&format!(
+                "share the port with whoever has its name in this pod: a program of user {uid}, not an agent"
+            ))(io::Error::from_raw_os_error(libc::EPERM))),
+            None => Ok(Some(Claimed::Elsewhere(holder))),
+        },
+        claimed => Ok(claimed),
     }
+}
+
+fn try_claim(name: &SockAddr) -> io::Result<Option<Claimed>> {
+    let socket = || Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None);
+    let mine = socket()?;
+    match mine.bind(name) {
+        Ok(()) => {
+            mine.listen(BACKLOG)?;
+            return Ok(Some(Claimed::Here(UnixListener::from_std(mine.into())?)));
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) => return Err(error),
+    }
+    let theirs = socket()?;
+    match theirs.connect(name) {
+        Ok(()) => Ok(Some(Claimed::Elsewhere(UnixStream::from_std(theirs.into())?))),
+        // It does not listen yet or any more, or its queue is full.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The user at the other end, if it is another one than ours.
+fn of_another(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let uid = stream.peer_cred()?.uid();
+    Ok((uid != rustix::process::geteuid().as_raw()).then_some(uid))
+}
+
+/// Says our revision, and gives the other end's.
+async fn greet(stream: &mut UnixStream) -> io::Result<u32> {
+    timeout(CLAIM_LIMIT, async {
+        stream.write_u32(REVISION).await?;
+        stream.read_u32().await
+    })
+    .await?
 }
 
 /// Holds a port for other agents, until it is closed.
@@ -88,6 +129,10 @@ pub(super) async fn hold(agent: Arc<Agent>, listener: UnixListener, closed: Canc
             sleep(CLAIM_EVERY).await;
             continue;
         };
+        // Somebody else of the pod has no business here.
+        if !of_another(&stream).is_ok_and(|uid| uid.is_none()) {
+            continue;
+        }
         let Some(permit) = limit.take() else { continue };
         let agent = agent.clone();
         tokio::spawn(async move {
@@ -98,14 +143,23 @@ pub(super) async fn hold(agent: Arc<Agent>, listener: UnixListener, closed: Canc
     }
 }
 
-async fn serve(agent: &Arc<Agent>, stream: UnixStream) -> io::Result<()> {
-    // It is needed, though no launcher of its own may be left.
-    let _present = agent.attend();
+async fn serve(agent: &Arc<Agent>, mut stream: UnixStream) -> io::Result<()> {
+    if greet(&mut stream).await? != REVISION {
+        return Ok(());
+    }
     let mut session = mux::server(stream);
     let opener = session.opener();
-    while let Some(stream) = session.accept().await? {
-        let (agent, opener) = (agent.clone(), opener.clone());
-        tokio::spawn(converse_as_holder(agent, stream, opener));
+    let mut next = timeout(HANDSHAKE, session.accept()).await??;
+    while let Some(stream) = next {
+        // Without a share in what the agent can do, the stream is reset.
+        if let Some(conversation) = agent.limits.conversations.take() {
+            let conversing = converse_as_holder(agent.clone(), stream, opener.clone());
+            tokio::spawn(async move {
+                drop(conversing.await);
+                drop(conversation);
+            });
+        }
+        next = session.accept().await?;
     }
     Ok(())
 }
@@ -115,22 +169,36 @@ pub(super) enum Went {
     /// It is over, and the launcher was told.
     Over,
     /// The other agent is gone.
-    Alone,
+    Alone {
+        /// After it had answered.
+        heard: bool,
+    },
 }
 
 /// Has another agent expose a port for a launcher of ours.
 pub(super) async fn join(
-    holder: UnixStream,
+    mut holder: UnixStream,
     expose: &Expose,
     launcher: &mut Launcher,
     opener: &Opener,
     answers: &mut Answers<'_, impl AsyncWrite + Unpin>,
 ) -> io::Result<Went> {
+    match greet(&mut holder).await {
+        Ok(REVISION) => {}
+        Ok(_) => {
+            let step = "share the port with the agent that has it, which is of another version of tp";
+            let refused = ToLauncher::Refused { errno: libc::EPROTONOSUPPORT, step: step.to_owned() };
+            answers.pass(&refused).await?;
+            return Ok(Went::Over);
+        }
+        Err(_) => return Ok(Went::Alone { heard: false }),
+    }
+    let mut heard = false;
     let (asking, mut arrivals, driver) = mux::client(holder);
     let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-    let Ok(mut stream) = asking.open().await else { return Ok(Went::Alone) };
+    let Ok(mut stream) = asking.open().await else { return Ok(Went::Alone { heard }) };
     if messages::write(&mut stream, &ToAgent::Expose(expose.clone())).await.is_err() {
-        return Ok(Went::Alone);
+        return Ok(Went::Alone { heard });
     }
     let (from_holder, mut to_holder) = tokio::io::split(stream);
     let (answers_tx, mut answers_rx) = mpsc::channel(MESSAGES_WAITING);
@@ -141,12 +209,13 @@ pub(super) async fn join(
         tokio::select! {
             answer = answers_rx.recv() => match answer {
                 Some(answer) => {
+                    heard = true;
                     if answers.pass(&answer).await? {
                         return Ok(Went::Over);
                     }
                 }
                 None if done => return Ok(Went::Over),
-                None => return Ok(Went::Alone),
+                None => return Ok(Went::Alone { heard }),
             },
             Some(arrival) = arrivals.next() => {
                 tokio::spawn(bridge(arrival, opener.clone()));

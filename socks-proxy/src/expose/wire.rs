@@ -72,6 +72,8 @@ pub struct Expose {
     pub run: u64,
     /// The app's container has an httpGet or grpc probe on this port: requests of `kube-probe/…` are the app's.
     pub probes: bool,
+    /// One of these asks by HTTPS: TLS connections from where probes come from are the app's.
+    pub tls_probes: bool,
     /// Where the kubelet's probes come from (status.hostIPs), beside the gateway of the agent's default route.
     pub nodes: Vec<IpAddr>,
     /// The port is among those that the pod's containers declare: then it does not matter whether somebody listens.
@@ -140,5 +142,26 @@ mod tests {
         let far = SocketAddr::from(([u16::MAX; 8], u16::MAX));
         let arrival = Arrival { expose: u32::MAX, peer: far, to: far };
         assert!(encode(&arrival).unwrap().len() <= ARRIVAL_MAX);
+    }
+    /// Agents of two versions meet in one pod, and know by [`share`](crate::expose)'s revision whether they understand each other.
+    #[test]
+    fn a_changed_encoding_has_another_revision() {
+        let expose = Expose {
+            id: 1,
+            protocol: Protocol::Udp,
+            port: 300,
+            way: Way::Listen,
+            filter: Some(Filter { headers: vec![("a".into(), "b".into())], path_prefix: Some("/".into()) }),
+            who: "w".into(),
+            run: 2,
+            probes: true,
+            tls_probes: false,
+            nodes: vec![[127, 0, 0, 1].into()],
+            declared: true,
+            app: Some("x".into()),
+        };
+        let bytes = encode(&ToAgent::Expose(expose)).unwrap();
+        let expected = b"\0\0\0\x1e\0\x01\x01\xac\x02\x02\x01\x01\x01a\x01b\x01\x01/\x01w\x02\x01\0\x01\0\x7f\0\0\x01\x01\x01\x01x";
+        assert_eq!(bytes, expected, "raise the revision in share.rs, then change this");
     }
 }

@@ -194,12 +194,12 @@ impl Talk {
         }
     }
 
-    /// What the client says is no request, or none that everybody reads alike: the rest is the app's.
+    /// What the client says is no request, or none that everybody reads alike: the rest is for whom no filter is asked.
     async fn give_up(&mut self) -> After {
         if self.client.incoming.buffer.is_empty() {
             return After::End;
         }
-        match self.far(self.visit.rest()).await {
+        match self.far(self.visit.unread(&self.client.incoming.buffer)).await {
             Ok((far, _)) => After::Whole(far),
             Err(_) => After::Reset,
         }

@@ -46,10 +46,10 @@ struct Port {
 impl Port {
     /// In front of an app at that address.
     async fn before(app: SocketAddr) -> Self {
-        Self::visited(app, false).await
+        Self::visited(app, Probed::No).await
     }
 
-    async fn visited(app: SocketAddr, kubelet: bool) -> Self {
+    async fn visited(app: SocketAddr, probed: Probed) -> Self {
         let routes = Routes::new(Arc::new(At(app)));
         let (listener, address) = listener().await;
         let served = routes.clone();
@@ -59,7 +59,7 @@ impl Port {
                 client.set_nodelay(true).unwrap();
                 let routes = served.clone();
                 tokio::spawn(async move {
-                    serve(Box::new(client), Visitor { peer, to: address, kubelet }, &routes).await;
+                    serve(Box::new(client), Visitor { peer, to: address, probed }, &routes).await;
                 });
             }
         });

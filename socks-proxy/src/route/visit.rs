@@ -8,7 +8,10 @@ use tokio::time::timeout;
 
 use super::filter::Asked;
 use super::routes::{Entry, Routes, Table};
-use super::{DIAL, Refusal, Stream, Visitor};
+use super::{DIAL, Probed, Refusal, Stream, Visitor};
+
+/// What a connection of TLS begins with (RFC 8446 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 #[derive(Clone, Debug)]
 pub(super) struct Visit {
@@ -22,11 +25,18 @@ impl Visit {
     }
 
     pub(super) fn choose(&self, asked: &Asked<'_>) -> Arc<Entry> {
-        self.table_rx.borrow().choose(asked, self.visitor.kubelet)
+        self.table_rx.borrow().choose(asked, self.visitor.probed != Probed::No)
     }
 
     pub(super) fn rest(&self) -> Arc<Entry> {
         self.table_rx.borrow().rest()
+    }
+
+    /// Whose a connection is that begins with these bytes, which are no HTTP.
+    pub(super) fn unread(&self, said: &[u8]) -> Arc<Entry> {
+        let table = self.table_rx.borrow();
+        let is_probe = self.visitor.probed == Probed::ByTls && said.first() == Some(&TLS_HANDSHAKE);
+        if is_probe { table.app() } else { table.rest() }
     }
 
     pub(super) fn knows(&self, entry: &Arc<Entry>) -> bool {

@@ -103,10 +103,15 @@ impl Pod {
 
     /// A UDP client of the pod, which its kernel lets hear nobody else.
     pub async fn udp_client(&self, ip: &str, port: u16) -> UdpSocket {
+        self.udp_client_from(0, ip, port).await
+    }
+
+    /// The same, with a port of its own.
+    pub async fn udp_client_from(&self, from: u16, ip: &str, port: u16) -> UdpSocket {
         let to = SocketAddr::new(ip.parse().unwrap(), port);
-        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+        let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
         let socket = self.outside(|| {
-            let socket = std::net::UdpSocket::bind(any).unwrap();
+            let socket = std::net::UdpSocket::bind((any, from)).unwrap();
             socket.connect(to).unwrap();
             socket
         });
@@ -203,6 +208,14 @@ impl Agent {
         soon("a line of the log", self.log.next_line()).await.unwrap().unwrap()
     }
 
+    /// What it has in memory, in MiB (proc_pid_status(5)).
+    pub fn resident(&self) -> u64 {
+        let pid = self.process.id().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() / 1024
+    }
+
     /// kill -9
     pub async fn kill(mut self) {
         self.process.start_kill().unwrap();
@@ -272,6 +285,18 @@ pub async fn echo(name: &str, stream: impl AsyncReadExt + AsyncWriteExt + Unpin)
     drop(talk.0.shutdown().await);
 }
 
+/// The same for datagrams.
+pub async fn echo_datagrams(name: &'static str, mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) {
+    while let Ok(length) = stream.read_u16().await {
+        let mut datagram = vec![0; length.into()];
+        stream.read_exact(&mut datagram).await.unwrap();
+        let answer = [name.as_bytes(), b": ", &datagram[..]].concat();
+        stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+        stream.write_all(&answer).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+}
+
 pub struct Launcher {
     pub opener: Opener,
     pub arrivals: Arrivals,
@@ -288,6 +313,7 @@ pub fn steal(port: u16) -> Expose {
         who: "alice@laptop".into(),
         run: 1,
         probes: false,
+        tls_probes: false,
         nodes: Vec::new(),
         declared: true,
         app: None,

@@ -14,7 +14,7 @@ const LENGTH: usize = 32;
 
 /// What agents know: raised whenever they learn something, so that a lingering agent of an older tp, which knows less, is
 /// not found but replaced.
-const REVISION: u8 = 4;
+const REVISION: u8 = 5;
 
 /// The secret of this user on this machine.
 #[derive(Clone)]

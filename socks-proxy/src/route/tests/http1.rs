@@ -116,8 +116,8 @@ async fn a_program_that_gives_its_clients_back_leaves_them_to_the_app() {
 #[tokio::test]
 async fn probes_are_the_apps_when_they_may_be_the_kubelets() {
     let probe = get("/", "User-Agent: kube-probe/1.34\r\nx-user: alice\r\n");
-    for (kubelet, first) in [(true, "app /"), (false, "alice /")] {
-        let port = Port::visited(named("app").await, kubelet).await;
+    for (probed, first) in [(Probed::ByHttp, "app /"), (Probed::No, "alice /")] {
+        let port = Port::visited(named("app").await, probed).await;
         let _alice = port.add("x-user", "alice", named("alice").await);
         let _rest = port.routes.add(None, Arc::new(At(named("unfiltered").await)));
         let mut client = port.client().await;
