@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::kube::agent::{Image, Secret};
+use crate::kube::agent::{Image, Secret, Unstarted};
 use crate::kube::own_pod::who;
 use crate::kube::pods::Pods;
 use crate::kube::target::{Target, TargetError, Workload};
@@ -168,6 +168,16 @@ impl ExposeError {
     fn passes(&self) -> bool {
         matches!(self, Self::Session(_))
     }
+
+    /// If another try is not likely to do better soon. Who has a port may give it back at any moment.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Session(error) => error.lasts(),
+            Self::Services(TurnError::Agent(error)) => error.lasts(),
+            Self::NoRights { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Whose ports, and how the agents get there.
@@ -200,6 +210,7 @@ struct Shared {
     /// For agents, which know by it who comes back by another link.
     run: u64,
     program: Arc<Program>,
+    unstarted: Unstarted,
 }
 
 /// Ports that are exposed until this is dropped or ended.
@@ -291,7 +302,20 @@ impl Exposing {
         // One person can have two runs.
         let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let who = format!("{} (tp {})", who(), std::process::id());
-        let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, run, program };
+        let unstarted = Unstarted::default();
+        let shared = Shared {
+            cluster,
+            secret,
+            image,
+            container,
+            pods,
+            options,
+            exposed,
+            who,
+            run,
+            program,
+            unstarted,
+        };
         let shared = Arc::new(shared);
         let first = first.clone();
         let ups = match open_all(&shared, targets).await {
@@ -306,7 +330,7 @@ impl Exposing {
         let (pods_tx, pods_rx) = watch::channel(known);
         let follower = tokio::spawn(shared.pods.clone().follow(version, pods_tx));
         let done = CancellationToken::new();
-        let supervisor = tokio::spawn(keep::supervise(Arc::clone(&shared), ups, pods_rx, done.clone()));
+        let supervisor = undo.spawn(keep::supervise(Arc::clone(&shared), ups, pods_rx, done.clone()));
         Ok(Self { shared, done, supervisor, follower: Some(follower), turned: None })
     }
 

@@ -1,12 +1,14 @@
 //! `tp leave`: gives back what runs that are dead have left in the cluster, from any machine.
 //!
 //! Everything tp changes has a record beside it, and everything it makes a label (see
-//! [`record`]), so nothing but the API server is asked. A run is dead when it has no pod left in which
-//! its agent runs: an agent ends some 30 s after its laptop is gone. One to which Services lead goes on, and says in its log
-//! that nobody is there. Each step is one that the run itself would have
-//! taken, and is harmless if it was taken already; two that leave at once do not disturb each other.
+//! [`record`]), so nothing but the API server is asked. A run is dead when it has no pod left in which its agent runs or may
+//! still start: an agent ends some 30 s after its laptop is gone. One to which Services lead goes on, and says in its log that
+//! nobody is there. Each step is one that the run itself would have taken, and is harmless if it was taken already; two that
+//! leave at once do not disturb each other, and one that is interrupted is done by the next.
 
 use std::io::{self, Write as _};
+
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::cli;
 use crate::kube::own_pod::{self, WHO};
@@ -26,7 +28,7 @@ pub async fn leave(options: cli::Leave) -> Result<u8, Failure> {
     let connected = Cluster::connect(options.context.as_deref(), options.namespace.as_deref()).await;
     let cluster = connected.map_err(SessionError::Config)?;
     let mut leaving = Leaving { cluster, all: options.all, said: Vec::new(), failed: None };
-    leaving.run().await.map_err(SessionError::Api)?;
+    leaving.run().await;
     if leaving.said.is_empty() && leaving.failed.is_none() {
         leaving.said.push(format!("nothing to give back in namespace `{}`", leaving.cluster.namespace()));
     }
@@ -49,20 +51,39 @@ struct Leaving {
 }
 
 impl Leaving {
-    async fn run(&mut self) -> Result<(), ApiError> {
-        for (looked, record) in record::all(&self.cluster).await? {
-            let given = self.give_back(&looked, &record).await;
-            self.say(&looked.workload.to_string(), given);
+    async fn run(&mut self) {
+        for kind in record::KINDS {
+            for (looked, record) in self.known(record::all(&self.cluster, kind).await) {
+                let given = self.give_back(&looked, &record).await;
+                self.say(&looked.workload.to_string(), given);
+            }
         }
-        for (name, record) in turning::record::all(&self.cluster).await? {
+        for (name, record) in self.known(turning::record::all(&self.cluster).await) {
             let given = self.turn_back(&name, &record).await;
             self.say(&format!("service/{name}"), given);
         }
-        for left in stand_in::all_made(&self.cluster).await? {
-            let removed = self.remove(&left).await;
-            self.say(&left.what, removed);
+        for made in [stand_in::services(&self.cluster).await, stand_in::deployments(&self.cluster).await] {
+            for left in self.known(made) {
+                let removed = self.remove(&left).await;
+                self.say(&left.what, removed);
+            }
         }
-        self.remove_pods().await
+        for pod in self.known(own_pod::all(&self.cluster, None).await) {
+            let removed = self.remove_pod(&pod).await;
+            self.say(&format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default()), removed);
+        }
+    }
+
+    /// What this user may not know is said, and keeps nothing else from being given back.
+    fn known<T>(&mut self, listed: Result<Vec<T>, ApiError>) -> Vec<T> {
+        listed.unwrap_or_else(|error| {
+            // One word about it is enough.
+            if self.failed.as_ref().is_none_or(|known| known.to_string() != error.to_string()) {
+                tell(format_args!("not all is known: {error}"));
+            }
+            self.failed.get_or_insert(error);
+            Vec::new()
+        })
     }
 
     fn say(&mut self, what: &str, outcome: Result<Option<String>, ApiError>) {
@@ -78,7 +99,7 @@ impl Leaving {
 
     async fn give_back(&self, looked: &Looked, record: &Record) -> Result<Option<String>, ApiError> {
         let held = format!("held by {} since {}", record.who, record.age());
-        if !self.all && record.is_alive(&self.cluster).await? {
+        if self.is_alive(&record.session, record.since).await? {
             return Ok(Some(alive(&held)));
         }
         let workload = &looked.workload;
@@ -99,7 +120,7 @@ impl Leaving {
         record: &turning::record::Record,
     ) -> Result<Option<String>, ApiError> {
         let held = format!("held by {} since {}", record.who, record.age());
-        if !self.all && record.is_alive(&self.cluster).await? {
+        if self.is_alive(&record.session, record.since).await? {
             return Ok(Some(alive(&held)));
         }
         Ok(match turning::give_back(&self.cluster, name, &record.session).await? {
@@ -113,38 +134,34 @@ impl Leaving {
     }
 
     async fn remove(&self, left: &stand_in::Left) -> Result<Option<String>, ApiError> {
-        if !self.all && record::is_alive(&self.cluster, &left.session).await? == Some(true) {
+        if self.is_alive(&left.session, left.since).await? {
             return Ok(Some(alive(&format!("made by {}", left.who))));
         }
         let removed = stand_in::remove_made(&self.cluster, left).await?;
         Ok(removed.then(|| format!("deleted; it was made by {}", left.who)))
     }
 
-    async fn is_alive(&self, session: &str) -> bool {
-        !matches!(record::is_alive(&self.cluster, session).await, Ok(alive) if alive != Some(true))
+    async fn remove_pod(&self, pod: &Pod) -> Result<Option<String>, ApiError> {
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let who = pod.metadata.annotations.as_ref().and_then(|all| all.get(WHO));
+        let made = format!("made by {}", who.map_or("somebody", String::as_str));
+        let session = pod.metadata.labels.as_ref().and_then(|all| all.get(own_pod::SESSION));
+        let session = session.map_or("", String::as_str);
+        if !own_pod::has_ended(pod) && self.is_alive(session, own_pod::made_at(&pod.metadata)).await? {
+            return Ok(Some(alive(&made)));
+        }
+        own_pod::remove(&self.cluster, pod.metadata.name.as_deref().unwrap_or_default()).await?;
+        Ok(Some(format!("deleted; it was {made}")))
     }
 
-    /// Those of dead runs; with `--all` those of others go, too.
-    async fn remove_pods(&mut self) -> Result<(), ApiError> {
-        for pod in own_pod::all(&self.cluster).await? {
-            let name = pod.metadata.name.clone().unwrap_or_default();
-            let who = pod.metadata.annotations.as_ref().and_then(|all| all.get(WHO)).cloned();
-            let who = who.unwrap_or_else(|| "somebody".to_owned());
-            let session = pod.metadata.labels.as_ref().and_then(|all| all.get(own_pod::SESSION)).cloned();
-            let outcome = if pod.metadata.deletion_timestamp.is_some() {
-                Ok(None)
-            } else if self.all
-                || own_pod::has_ended(&pod)
-                || !self.is_alive(&session.unwrap_or_default()).await
-            {
-                let removed = own_pod::remove(&self.cluster, &name).await;
-                removed.map(|()| Some(format!("deleted; it was made by {who}")))
-            } else {
-                Ok(Some(alive(&format!("made by {who}"))))
-            };
-            self.say(&format!("pod/{name}"), outcome);
+    /// If a run is to be left in peace.
+    async fn is_alive(&self, session: &str, since: u64) -> Result<bool, ApiError> {
+        if self.all {
+            return Ok(false);
         }
-        Ok(())
+        record::is_alive(&self.cluster, session, since).await
     }
 }
 

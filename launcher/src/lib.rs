@@ -40,6 +40,7 @@ pub mod sys;
 pub mod table;
 pub mod tell;
 pub mod trap;
+pub mod tries;
 pub mod undo;
 pub mod vif;
 pub mod volumes;

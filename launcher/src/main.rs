@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::Parser as _;
-use tp::child::Blocked;
+use tp::child::{Blocked, Signals};
 use tp::cli::{Action, Cli, Log};
 use tp::doctor;
 use tp::leave;
@@ -66,15 +66,26 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Action::Run(options) => run::run(*options, &mut signals).await,
             Action::Agent(options) => run::agent(*options, &mut signals).await,
             Action::Env(options) => show::env(*options, &mut signals).await,
-            Action::List(options) => list::list(options).await,
+            Action::List(options) => until_interrupted(&mut signals, list::list(options)).await,
             Action::Status(options) => status::status(&options),
             Action::Doctor(_) => doctor::doctor().await,
-            Action::Leave(options) => leave::leave(options).await,
+            Action::Leave(options) => until_interrupted(&mut signals, leave::leave(options)).await,
         }
     });
     // What still runs is of no use to anybody: lookups, connections of programs left behind.
     runtime.shutdown_background();
     result
+}
+
+/// Does what can be cut short at any point: nobody but this reads the signals that are blocked.
+async fn until_interrupted(
+    signals: &mut Signals,
+    action: impl Future<Output = Result<u8, Failure>>,
+) -> Result<u8, Failure> {
+    tokio::select! {
+        done = action => done,
+        signal = signals.interrupted() => Err(Failure::Interrupted(signal)),
+    }
 }
 
 fn set_up_log(log: &Log) -> Result<(), Failure> {

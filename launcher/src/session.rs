@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::kube::agent::{self, Agent, AgentError, Image, Needs, Secret, SecretError, Stage};
+use crate::kube::agent::{self, Agent, AgentError, Image, Needs, Secret, SecretError, Stage, Unstarted};
 use crate::kube::config::ConfigError;
 use crate::kube::own_pod::OwnPod;
 use crate::kube::stand_in::{self, StandIn, StandInError};
@@ -32,6 +32,7 @@ use crate::kube::target::{self, Target, TargetError, Workload};
 use crate::kube::{ApiError, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
 use crate::tell::tell;
+use crate::tries::Tries;
 use crate::undo::Undo;
 use own::Own;
 
@@ -42,8 +43,6 @@ const STARTING_EVERY: Duration = Duration::from_millis(50);
 /// How often a pod is looked at again that changed before the agent could be made. It changes with every report of the
 /// kubelet, and with every other run.
 const LOOKS: u32 = 10;
-/// Waits between tries to restore a link: from the first, doubled, to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The session's agent reads what the target's own user may read, so it is that user.
 const NEEDS: Needs = Needs { net_admin: false };
@@ -107,6 +106,17 @@ pub enum SessionError {
         #[source]
         source: io::Error,
     },
+}
+
+impl SessionError {
+    /// If another try is not likely to do better soon.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Self::Agent(error) | Self::StandIn(StandInError::Agent(error)) => error.lasts(),
+            Self::StandIn(StandInError::GivenBack { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What a session is doing while it is opened, for whoever waits.
@@ -187,9 +197,11 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         stand_in: stand_in.clone(),
         options,
         own: Own::default(),
+        unstarted: Unstarted::default(),
     };
+    let undo = Arc::clone(&maker.options.undo);
     let made = maker.make(progress).await?;
-    let taker = stand_in.clone().map(|stand_in| tokio::spawn(take_over(stand_in)));
+    let taker = stand_in.clone().map(|stand_in| undo.spawn(take_over(stand_in)));
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
     let (files_tx, files_rx) = watch::channel(made.up.files);
@@ -199,7 +211,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         container: made.target.container.clone(),
         linked: true,
     });
-    let keeper = tokio::spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx, at_tx));
+    let keeper = undo.spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx, at_tx));
     Ok(Session {
         pod: AgentPod::new(opener_rx, addresses_rx),
         agent: made.agent,
@@ -228,6 +240,7 @@ struct Maker {
     stand_in: Option<Arc<StandIn>>,
     options: Options,
     own: Own,
+    unstarted: Unstarted,
 }
 
 struct Made {
@@ -300,7 +313,8 @@ impl Maker {
 
     async fn make_new(&self, target: Target, progress: Progress<'_>) -> Result<Made, SessionError> {
         let Options { image, undo, .. } = &self.options;
-        let made = agent::create(&self.cluster, &self.secret, &target, image, NEEDS).await;
+        let unstarted = &self.unstarted;
+        let made = agent::create(&self.cluster, &self.secret, &target, image, NEEDS, unstarted).await;
         let (agent, target) = match made {
             Err(AgentError::Api(refused)) if agent::is_about_placement(&refused) => {
                 progress(format!("starting a pod beside {}", target.pod_name()));
@@ -376,13 +390,11 @@ async fn retry<F>(mut make: impl FnMut() -> F) -> Made
 where
     F: Future<Output = Result<Made, SessionError>>,
 {
-    let mut wait = RETRY.0;
+    let mut tries = Tries::default();
     loop {
         match make().await {
             Ok(made) => return made,
-            Err(error) => warn!(%error, "cannot restore the link yet"),
+            Err(error) => tries.failed("the link cannot be restored yet", &error, error.lasts()).await,
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY.1);
     }
 }

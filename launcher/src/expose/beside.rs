@@ -80,7 +80,8 @@ async fn open_once(shared: &Shared, target: &Target, exposes: &[Expose]) -> Resu
             }
         }
     }
-    let agent = agent::create(&shared.cluster, &shared.secret, target, &shared.image, NEEDS).await;
+    let Shared { cluster, secret, image, unstarted, .. } = shared;
+    let agent = agent::create(cluster, secret, target, image, NEEDS, unstarted).await;
     let agent = agent.map_err(|error| no_rights(target, error))?;
     take(shared, &agent, exposes).await
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::Shared;
 use super::beside::{self, Stream, Up, said};
@@ -26,9 +26,10 @@ use super::carry::carry;
 use crate::kube::pods::ByUid;
 use crate::session::link::Link;
 use crate::tell::tell;
+use crate::tries::Tries;
 
-/// Waits between tries to take ports again: from the first, doubled, to the last.
-pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long a pod that is not ready is left in peace.
+const NOT_READY: Duration = Duration::from_secs(1);
 /// How long the agent may take to say that a port is the app's again.
 const ENDED_LIMIT: Duration = Duration::from_secs(3);
 /// How long what the program has said last may take to be delivered.
@@ -118,8 +119,7 @@ fn is_going(pods_rx: &PodsRx, uid: &str) -> bool {
 
 /// Takes the ports, however often it has to be tried; [`None`] when there is nothing to take any more.
 async fn restore(shared: &Shared, uid: &str, pods_rx: &PodsRx, done: &CancellationToken) -> Option<Up> {
-    let mut wait = RETRY.0;
-    let mut told = false;
+    let mut tries = Tries::default();
     loop {
         if is_going(pods_rx, uid) {
             return None;
@@ -128,24 +128,23 @@ async fn restore(shared: &Shared, uid: &str, pods_rx: &PodsRx, done: &Cancellati
             let pods = pods_rx.borrow();
             pods.get(uid).and_then(|pod| shared.pods.serving(pod, shared.container.as_deref()))
         };
-        // A pod that is not ready is left in peace: it may be about to go.
-        if let Some(target) = target {
-            let opened = tokio::select! {
-                opened = beside::open(shared, target) => opened,
-                () = done.cancelled() => return None,
+        let tried = async {
+            // It may be about to go.
+            let Some(target) = target else {
+                sleep(NOT_READY).await;
+                return None;
             };
-            match opened {
+            let what = format!("{} of pod {} cannot be taken yet", said(&shared.exposed), target.pod_name());
+            match beside::open(shared, target).await {
                 Ok(up) => return Some(up),
-                Err(error) if !error.passes() && !told => {
-                    told = true;
-                    tell(format_args!("{error}"));
-                }
-                Err(error) => debug!(%error, "cannot be taken yet"),
+                Err(error) => tries.failed(what, &error, error.lasts()).await,
             }
-        }
+            None
+        };
         tokio::select! {
-            () = sleep(wait) => wait = (wait * 2).min(RETRY.1),
+            Some(up) = tried => return Some(up),
             () = done.cancelled() => return None,
+            else => {}
         }
     }
 }

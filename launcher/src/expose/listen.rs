@@ -6,28 +6,34 @@
 //! is lost, the agent of a stand-in closes it with all others, and Services find nobody rather than somebody who does not
 //! answer; where the app goes on behind it, the agent keeps all ports and passes on what comes.
 
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socks_proxy::expose::wire::{Expose, Protocol, Way};
 use socks_proxy::mux::Opener;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::beside::{self, Up, said};
 use super::{ExposeError, Exposing, Options, Origin, Shared, exposed, keep};
-use crate::kube::agent::Agent;
+use crate::kube::agent::{Agent, Unstarted};
 use crate::kube::own_pod::OwnPod;
 use crate::kube::pods::Pods;
 use crate::kube::stand_in::{StandIn, StandInError};
 use crate::kube::turning::{App, TurnError, Turning};
 use crate::session::SessionError;
 use crate::tell::tell;
+use crate::tries::Tries;
 
 /// How often it is looked if the program listens.
 const EVERY: Duration = Duration::from_millis(50);
+/// How long a program may take to listen before its user is told that nobody is sent to it.
+const LISTEN_LIMIT: Duration = Duration::from_secs(30);
+/// How long the end of a link may take to be seen, which is the end of all that goes by it.
+const LINK_LOST: Duration = Duration::from_secs(1);
 /// The readiness port's number among the exposed ones: what arrives there is nobody's. Ports that are the app's count
 /// down from there.
 const READINESS: u32 = u32::MAX;
@@ -83,7 +89,7 @@ impl Exposing {
         origin: Origin,
         stand_in: Arc<StandIn>,
     ) -> Result<Self, ExposeError> {
-        let Origin { cluster, secret, image, workload, container, .. } = origin;
+        let Origin { cluster, secret, image, workload, container, undo } = origin;
         let pods = Pods::of(&cluster, &workload).await?;
         let seat = Seat::Workload(stand_in);
         let own = seat.pod().await?;
@@ -91,11 +97,24 @@ impl Exposing {
         let who = crate::kube::own_pod::who();
         let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let program = Arc::default();
-        let shared = Shared { cluster, secret, image, container, pods, options, exposed, who, run, program };
+        let unstarted = Unstarted::default();
+        let shared = Shared {
+            cluster,
+            secret,
+            image,
+            container,
+            pods,
+            options,
+            exposed,
+            who,
+            run,
+            program,
+            unstarted,
+        };
         let shared = Arc::new(shared);
         let up = take(&shared, &own, &seat).await?;
         let done = CancellationToken::new();
-        let supervisor = tokio::spawn(supervise(Arc::clone(&shared), seat, up, done.clone()));
+        let supervisor = undo.spawn(supervise(Arc::clone(&shared), seat, up, done.clone()));
         Ok(Self { shared, done, supervisor, follower: None, turned: None })
     }
 }
@@ -163,27 +182,47 @@ pub(super) async fn supervise(shared: Arc<Shared>, seat: Seat, up: Up, done: Can
 async fn be_ready(shared: &Shared, seat: &Seat, opener: Opener, agent: &Agent, done: &CancellationToken) {
     let pod = &agent.pod;
     if let Some(port) = seat.ready_port() {
-        for exposed in &shared.exposed {
-            while !shared.program.listens(exposed.protocol, exposed.here.number).await {
-                sleep(EVERY).await;
-            }
-        }
+        until_listening(shared).await;
         // Without a launcher somebody still has to take the kubelet's connections, which say nothing: the agent itself. One
         // that is reset at once counts as refused.
         let itself = SocketAddr::from((Ipv4Addr::LOCALHOST, agent.port));
         let app = (!seat.apps().is_empty()).then(|| itself.to_string());
-        match beside::ask(&opener, Expose { app, ..listening(READINESS, port, shared) }).await {
+        let asked = beside::ask(&opener, Expose { app, ..listening(READINESS, port, shared) }).await;
+        drop(opener);
+        let lost = match asked {
             Ok(Ok(stream)) => {
                 info!(pod, "ready");
-                drop(opener);
-                let held = keep::hold(stream, pod, done).await;
-                debug!(?held, "readiness ended");
+                keep::hold(stream, pod, done).await.err()
             }
-            Ok(Err(_)) => warn!(pod, port, "the readiness port cannot be had"),
-            Err(error) => warn!(pod, %error, "not ready"),
+            Ok(Err(no)) => Some(no.explained(pod).to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = lost {
+            // The link's end is told by whoever holds it, at the same time.
+            warn!(pod, why, "not ready");
+            sleep(LINK_LOST).await;
+            tell(format_args!("pod {pod} is not ready, so no Service leads here: {why}"));
         }
     }
-    std::future::pending().await
+    pending().await
+}
+
+/// Waits for the program, which may take its time, or have other ports than was said.
+async fn until_listening(shared: &Shared) {
+    let mut told = false;
+    let began = Instant::now();
+    for exposed in &shared.exposed {
+        let port = exposed.here.number;
+        while !shared.program.listens(exposed.protocol, port).await {
+            if !told && began.elapsed() > LISTEN_LIMIT {
+                told = true;
+                tell(format_args!(
+                    "nothing listens on port {port} here yet: until then no Service leads here"
+                ));
+            }
+            sleep(EVERY).await;
+        }
+    }
 }
 
 /// A port that is none of the program's.
@@ -206,7 +245,7 @@ fn listening(id: u32, port: u16, shared: &Shared) -> Expose {
 
 /// Takes the ports again, in another pod if need be; [`None`] when there is nothing to take any more.
 async fn restore(shared: &Shared, seat: &Seat, done: &CancellationToken) -> Option<Up> {
-    let mut wait = keep::RETRY.0;
+    let mut tries = Tries::default();
     loop {
         let tried = async {
             let own = seat.pod().await?;
@@ -216,17 +255,18 @@ async fn restore(shared: &Shared, seat: &Seat, done: &CancellationToken) -> Opti
             tried = tried => tried,
             () = done.cancelled() => return None,
         };
-        match tried {
+        let error = match tried {
             Ok(up) => return Some(up),
             Err(error) if is_over(&error) => {
                 tell(format_args!("{error}; its ports do not lead here any more"));
                 done.cancelled().await;
                 return None;
             }
-            Err(error) => debug!(%error, "cannot be taken yet"),
-        }
+            Err(error) => error,
+        };
+        let what = format!("{} cannot be taken back yet", said(&shared.exposed));
         tokio::select! {
-            () = sleep(wait) => wait = (wait * 2).min(keep::RETRY.1),
+            () = tries.failed(what, &error, error.lasts()) => {}
             () = done.cancelled() => return None,
         }
     }

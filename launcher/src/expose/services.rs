@@ -60,7 +60,7 @@ pub(super) async fn open(
     undo: Arc<Undo>,
     refused: &ExposeError,
 ) -> Result<Exposing, ExposeError> {
-    let (turning, own, up) = match begin(&shared, first, undo).await {
+    let (turning, own, up) = match begin(&shared, first, Arc::clone(&undo)).await {
         Err(error) => {
             let why = refused.source().map(|why| format!(" ({why})")).unwrap_or_default();
             tell(format_args!("{refused}{why}"));
@@ -79,8 +79,8 @@ pub(super) async fn open(
     }
     let done = CancellationToken::new();
     let seat = Seat::Services(Arc::clone(&turning));
-    let supervisor = tokio::spawn(listen::supervise(Arc::clone(&shared), seat, up, done.clone()));
-    let taker = tokio::spawn(take_over(Arc::clone(&turning)));
+    let supervisor = undo.spawn(listen::supervise(Arc::clone(&shared), seat, up, done.clone()));
+    let taker = undo.spawn(take_over(Arc::clone(&turning)));
     Ok(Exposing { shared, done, supervisor, follower: None, turned: Some(Turned { turning, taker }) })
 }
 

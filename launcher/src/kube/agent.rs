@@ -21,6 +21,7 @@
 
 mod secret;
 mod spec;
+mod unstarted;
 mod volumes;
 
 use std::path::PathBuf;
@@ -36,10 +37,11 @@ use super::{ApiError, Cluster, access, own_pod};
 
 pub use secret::{Secret, SecretError};
 pub use spec::{Image, Needs, version};
+pub use unstarted::Unstarted;
 pub use volumes::{PodMount, PodVolumes};
 
 /// How long a new agent may take: pulling an image is the longest part.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How often attach is tried until the container runs: its status would tell a second later. A container that does
 /// not run after some seconds waits for its image, and is tried less and less often.
 const ATTACH_EVERY: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
@@ -114,6 +116,15 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// If another try is not likely to do better soon: the cluster has to change first, not the link to it.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::CannotStart { .. } | Self::NotReady { .. } | Self::Ended { .. })
+            || matches!(self, Self::Api(ApiError::Forbidden { .. } | ApiError::Other { .. }))
+    }
+}
+
 /// How far an agent's container is, as the pod's status tells it: some second late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -148,9 +159,9 @@ pub fn exposers(pod: &Pod) -> Vec<String> {
     let spec = pod.spec.as_ref();
     if own_pod::is_ours(pod) {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let spec = spec.filter(|_| phase == Some("Running"));
-        let containers = spec.into_iter().flat_map(|spec| &spec.containers);
-        return containers.map(|container| container.name.clone()).collect();
+        let runs = phase == Some("Running") && !own_pod::has_ended(pod);
+        let container = own_pod::agents_container(pod).filter(|_| runs);
+        return container.map(|container| container.name.clone()).into_iter().collect();
     }
     let containers = spec.and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
     let running = |name: &str| stage(pod, name) == Some(Stage::Running);
@@ -192,16 +203,21 @@ pub fn is_about_placement(error: &ApiError) -> bool {
 /// Makes a new agent in the pod and waits until it listens.
 ///
 /// # Errors
-/// If it does not come to that. Its container ends by itself then. [`ApiError::Conflict`] if the pod changed since it
-/// was looked at, which may mean that another run has made one.
+/// If it does not come to that. Its container ends by itself then, or is in `unstarted`, and the next call goes on with it.
+/// [`ApiError::Conflict`] if the pod changed since it was looked at, which may mean that another run has made one.
 pub async fn create(
     cluster: &Cluster,
     secret: &Secret,
     target: &Target,
     image: &Image,
     needs: Needs,
+    unstarted: &Unstarted,
 ) -> Result<Agent, AgentError> {
     let program = read_program(image).await?;
+    if let Some(agent) = unstarted.of(target) {
+        let begun = begin(cluster, &agent, image, &program).await;
+        return unstarted.judge(target, agent, begun);
+    }
     access::check(cluster, &[&[TO_PLACE][..], &needed(image)].concat()).await?;
     let name = spec::new_name();
     let token = secret.token(target.pod_uid(), &name);
@@ -221,8 +237,8 @@ pub async fn create(
         container = agent.container,
         "agent made in an ephemeral container, which is allowed"
     );
-    begin(cluster, &agent, image, &program).await?;
-    Ok(agent)
+    let begun = begin(cluster, &agent, image, &program).await;
+    unstarted.judge(target, agent, begun)
 }
 
 /// An agent that is to be the one container of a pod of our own, and that container. The pod has no uid yet, so the token

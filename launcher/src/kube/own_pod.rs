@@ -7,8 +7,8 @@
 //! a controller that its selector matches, so a pod that a DaemonSet or a bare ReplicaSet would take has the pod it was
 //! made after as its controller.
 //!
-//! Beside the workload's pods ([`Purpose::Beside`]) it has a readiness gate that nobody ever passes, so no Service finds it but
-//! one with `publishNotReadyAddresses`.
+//! Beside the workload's pods ([`Purpose::Beside`]) no Service sends to it: it has a readiness gate that nobody ever passes.
+//! (One with `publishNotReadyAddresses` names it in the DNS all the same.)
 //! Else it is ready when a port is listened on that the agent opens last. (`pods/status`, where conditions are, is not for
 //! everybody who may make pods.)
 //!
@@ -19,12 +19,15 @@
 //! | tp is killed afterwards | the agent ends [`LINGER`] after its last session; [`Purpose::Instead`] goes on |
 //! | all else | `activeDeadlineSeconds` |
 //!
-//! What is left of a killed run is a finished pod, which uses nothing; the next pod of our own in the namespace sweeps it.
+//! What is left of a killed run is a finished pod, which uses nothing; the next pod of our own in the namespace sweeps it. An
+//! agent that cannot be started is deleted at once ([`Created::begin`]).
+
+mod found;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ::kube::api::{Api, DeleteParams, ListParams, PostParams};
+use ::kube::api::{Api, DeleteParams, PostParams};
 use k8s_openapi::api::core::v1::{
     Affinity, Container, ContainerPort, EnvVar, EphemeralContainer, NodeAffinity, NodeSelectorRequirement,
     NodeSelectorTerm, Pod, PodReadinessGate, PodSecurityContext, PodSpec, PreferredSchedulingTerm, Probe,
@@ -35,9 +38,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tracing::{debug, info};
 
 use super::agent::{self, Agent, AgentError, Image, Secret};
-use super::target::{Target, Workload};
+use super::target::Target;
 use super::{ApiError, Cluster, access};
-use crate::undo::Undo;
+use crate::undo::{Noted, Undo};
+
+pub use found::{
+    agents_container, all, has_ended, is_ours, lives, made_at, may_live, outlives, ready_port, stands_before,
+};
 
 /// How long the agent stays after its last session: as long as a link takes to be restored.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -60,6 +67,9 @@ pub const SESSION: &str = "tp.dev/session";
 pub const WHO: &str = "tp.dev/who";
 /// Annotation of a pod to which Services of a workload are turned: the workload, as `deployment/NAME`.
 pub const WORKLOAD: &str = "tp.dev/workload";
+/// The variable that tells an agent how long to stay without a session; of our containers only those in pods of our own
+/// have it.
+const LINGER_FOR: &str = "TP_AGENT_LINGER";
 /// Nobody ever sets this condition.
 const NEVER: &str = "tp.dev/never-ready";
 
@@ -75,6 +85,16 @@ const OF_CONTROLLERS: [&str; 10] = [
     "batch.kubernetes.io/job-completion-index",
     "statefulset.kubernetes.io/pod-name",
     "apps.kubernetes.io/pod-index",
+];
+
+/// Annotations by which a workload has a proxy in its pods, or has none: what its pods may talk to depends on it, so it is
+/// the same for ours.
+const OF_PROXIES: [&str; 5] = [
+    "sidecar.istio.io/inject",
+    "linkerd.io/inject",
+    "kuma.io/sidecar-injection",
+    "consul.hashicorp.com/connect-inject",
+    "dapr.io/enabled",
 ];
 
 /// What the pod is for.
@@ -139,12 +159,13 @@ pub struct Created {
     agent: Agent,
     image: Image,
     program: Vec<u8>,
+    noted: Noted,
 }
 
 /// Makes a pod after `template`, a pod of the workload or what would become one, and waits until the agent in it listens.
 ///
 /// # Errors
-/// If it does not come to that; admission's words are in [`ApiError::Other`]. The pod is deleted by `undo` then, too.
+/// If it does not come to that; admission's words are in [`ApiError::Other`]. Nothing is left of it then.
 pub async fn make(
     cluster: &Cluster,
     secret: &Secret,
@@ -153,7 +174,7 @@ pub async fn make(
     purpose: &Purpose,
     undo: &Undo,
 ) -> Result<OwnPod, AgentError> {
-    create(cluster, secret, template, image, purpose, &new_session(), undo).await?.begin().await
+    create(cluster, secret, template, image, purpose, &new_session(), undo).await?.begin(undo).await
 }
 
 /// Makes a pod for the run `session`, and does not wait for it.
@@ -176,24 +197,44 @@ pub async fn create(
     let (agent, container) = agent::in_own_pod(secret, template, &name, session, image, &program);
     let wanted = pod(template, &name, session, container, purpose);
     sweep(cluster).await;
-    note(cluster, &name, undo);
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pod = cluster.call("create", "pods", api.create(&PostParams::default(), &wanted)).await?;
+    let noted = note(cluster, &name, undo);
+    let making = cluster.clone();
+    let made = undo.change(async move {
+        let api: Api<Pod> = Api::namespaced(making.client.clone(), &making.namespace);
+        making.call("create", "pods", api.create(&PostParams::default(), &wanted)).await
+    });
+    let pod = made.await?;
     info!(pod = name, "own pod created");
     let (cluster, template, image) = (cluster.clone(), template.clone(), image.clone());
-    Ok(Created { cluster, pod, template, agent, image, program })
+    Ok(Created { cluster, pod, template, agent, image, program, noted })
 }
 
 impl Created {
     /// Waits until the agent listens.
     ///
     /// # Errors
-    /// If it does not come to that.
-    pub async fn begin(self) -> Result<OwnPod, AgentError> {
-        let Self { cluster, pod, template, agent, image, program } = self;
-        agent::begin(&cluster, &agent, &image, &program).await?;
-        let pod = with_addresses(&cluster, pod).await?;
-        Ok(OwnPod { target: Target { pod, ..template }, agent })
+    /// If it does not come to that. The pod is deleted then: whoever tries again makes another.
+    pub async fn begin(self, undo: &Undo) -> Result<OwnPod, AgentError> {
+        let Self { cluster, pod, template, agent, image, program, .. } = &self;
+        let begun = async {
+            agent::begin(cluster, agent, image, program).await?;
+            with_addresses(cluster, pod.clone()).await
+        };
+        match begun.await {
+            Ok(pod) => Ok(OwnPod { target: Target { pod, ..template.clone() }, agent: agent.clone() }),
+            Err(error) => {
+                self.give_up(undo).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes the pod; what cannot be now is left to `undo`.
+    pub(super) async fn give_up(self, undo: &Undo) {
+        match remove(&self.cluster, &self.agent.pod).await {
+            Ok(()) => undo.forget(self.noted),
+            Err(error) => debug!(%error, pod = self.agent.pod, "cannot be deleted now"),
+        }
     }
 }
 
@@ -215,12 +256,12 @@ async fn with_addresses(cluster: &Cluster, mut pod: Pod) -> Result<Pod, AgentErr
     Ok(pod)
 }
 
-fn note(cluster: &Cluster, name: &str, undo: &Undo) {
+fn note(cluster: &Cluster, name: &str, undo: &Undo) -> Noted {
     let by_hand = format!("kubectl delete pod {name} -n {}", cluster.namespace);
     let (cluster, pod) = (cluster.clone(), name.to_owned());
     undo.note(format!("making pod `{name}`"), by_hand, move || async move {
         remove(&cluster, &pod).await.map_err(Into::into)
-    });
+    })
 }
 
 /// Deletes a pod of our own; one that is gone is fine.
@@ -235,59 +276,16 @@ pub async fn remove(cluster: &Cluster, name: &str) -> Result<(), ApiError> {
     }
 }
 
-/// If a pod is there, is not being deleted and has not ended; one that cannot be asked for is taken to be.
-pub async fn lives(cluster: &Cluster, name: &str) -> bool {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    match cluster.call("get", "pods", api.get(name)).await {
-        Ok(pod) => {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
-        }
-        Err(ApiError::NotFound { .. }) => false,
-        Err(_) => true,
-    }
-}
-
-/// If tp made this pod.
-#[must_use]
-pub fn is_ours(pod: &Pod) -> bool {
-    pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(SESSION))
-}
-
-/// If Services of that workload lead to this pod of our own.
-#[must_use]
-pub fn stands_before(pod: &Pod, workload: &Workload) -> bool {
-    let of = pod.metadata.annotations.as_ref().and_then(|all| all.get(WORKLOAD));
-    is_ours(pod) && of.is_some_and(|of| *of == workload.to_string())
-}
-
-/// If the pod goes on when its run is gone, for Services that lead to it.
-#[must_use]
-pub fn outlives(pod: &Pod) -> bool {
-    is_ours(pod) && pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(WORKLOAD))
-}
-
-/// All pods of our own in the namespace, of all runs.
-///
-/// # Errors
-/// Those of the API server.
-pub async fn all(cluster: &Cluster) -> Result<Vec<Pod>, ApiError> {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let ours = ListParams::default().labels(SESSION);
-    Ok(cluster.call("list", "pods", api.list(&ours)).await?.items)
-}
-
-/// If the pod's only container has ended, which is never started again.
-#[must_use]
-pub fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// Deletes what killed runs left: pods whose agent has ended.
+/// Deletes what killed runs left: pods whose agent has ended, or will never be.
 async fn sweep(cluster: &Cluster) {
-    for pod in all(cluster).await.unwrap_or_default() {
-        let (true, Some(name)) = (has_ended(&pod), pod.metadata.name) else { continue };
+    let pods = all(cluster, None).await.unwrap_or_default();
+    if pods.is_empty() {
+        return;
+    }
+    let now = cluster.time().await;
+    for pod in pods {
+        let is_left = !may_live(&pod, now) && pod.metadata.deletion_timestamp.is_none();
+        let (true, Some(name)) = (is_left, pod.metadata.name) else { continue };
         let removed = remove(cluster, &name).await;
         debug!(name, ?removed, "a pod that another run left");
     }
@@ -338,11 +336,13 @@ fn pod(
     labels.entry(MANAGED_BY.to_owned()).or_insert_with(|| MANAGER.to_owned());
     labels.insert(SESSION.to_owned(), session.to_owned());
     labels.extend(purpose.labels().cloned().unwrap_or_default());
-    let mut annotations = match purpose {
-        Purpose::Beside => BTreeMap::new(),
-        Purpose::StandIn { .. } => metadata.annotations.clone().unwrap_or_default(),
-        Purpose::Instead { .. } => BTreeMap::from([(WORKLOAD.to_owned(), template.workload.to_string())]),
-    };
+    let mut annotations = metadata.annotations.clone().unwrap_or_default();
+    if !matches!(purpose, Purpose::StandIn { .. }) {
+        annotations.retain(|name, _| OF_PROXIES.contains(&name.as_str()));
+    }
+    if matches!(purpose, Purpose::Instead { .. }) {
+        annotations.insert(WORKLOAD.to_owned(), template.workload.to_string());
+    }
     annotations.insert(WHO.to_owned(), who());
     Pod {
         metadata: ObjectMeta {
@@ -426,7 +426,7 @@ fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodS
 fn container(copied: Container, agent: EphemeralContainer, purpose: &Purpose) -> Container {
     let mut variables = agent.env.unwrap_or_default();
     variables.push(EnvVar {
-        name: "TP_AGENT_LINGER".to_owned(),
+        name: LINGER_FOR.to_owned(),
         value: Some(purpose.linger().as_secs().to_string()),
         value_from: None,
     });
@@ -472,17 +472,6 @@ fn named_ports(of_template: &PodSpec) -> Vec<ContainerPort> {
     let ports = of_template.containers.iter().flat_map(|container| container.ports.iter().flatten());
     let by_name = ports.filter_map(|port| Some((port.name.clone()?, port.clone())));
     by_name.collect::<BTreeMap<_, _>>().into_values().collect()
-}
-
-/// The port of a pod of our own by which it is ready, in which nobody but the kubelet is interested.
-#[must_use]
-pub fn ready_port(pod: &Pod) -> Option<u16> {
-    let mut containers = pod.spec.as_ref().filter(|_| is_ours(pod))?.containers.iter();
-    let probe = containers.find_map(|container| container.readiness_probe.as_ref()?.tcp_socket.as_ref())?;
-    match probe.port {
-        IntOrString::Int(port) => u16::try_from(port).ok(),
-        IntOrString::String(_) => None,
-    }
 }
 
 fn probe(port: u16) -> Probe {

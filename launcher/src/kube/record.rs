@@ -7,14 +7,17 @@
 //! it still is the one that was meant. Nothing that somebody else has set meanwhile is overwritten: the replicas are given
 //! back only while there are none.
 
+use std::time::Duration;
+
 use ::kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 use tracing::debug;
 
-use super::own_pod::{self, MANAGER, SESSION};
+use super::own_pod::{self, MANAGER};
 use super::target::{Kind, Workload};
 use super::{ApiError, Cluster, now, until_written, workloads};
 
@@ -22,42 +25,28 @@ use super::{ApiError, Cluster, now, until_written, workloads};
 pub const SWAPPED: &str = "tp.dev/swapped";
 /// A run that has just written its record has no pod yet, and is alive all the same. Seconds.
 const YOUNG: u64 = 30;
+/// When no copy of a record that was taken away has come back for so long, none will; and how long that is watched at most.
+const SETTLED: Duration = Duration::from_millis(250);
+const COPIES_LIMIT: u32 = 10;
 
 /// What is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// `spec.replicas` as it was.
     pub replicas: i32,
-    /// When, in seconds since 1970.
+    /// When, in seconds since 1970, by the API server's clock.
     pub since: u64,
     /// Whose run, as `user@machine`.
     pub who: String,
-    /// The run: the label [`SESSION`] of its pods.
+    /// The run: the label [`own_pod::SESSION`] of its pods.
     pub session: String,
 }
 
 impl Record {
-    /// One of this moment.
-    #[must_use]
-    pub fn new(replicas: i32, who: String, session: String) -> Self {
-        Self { replicas, since: now(), who, session }
-    }
-
     /// How long ago it was written, as people say it.
     #[must_use]
     pub fn age(&self) -> String {
         age(self.since)
-    }
-
-    /// If the run that wrote it still has a pod in which its agent runs, or has not had the time to make one.
-    ///
-    /// # Errors
-    /// Those of the API server.
-    pub async fn is_alive(&self, cluster: &Cluster) -> Result<bool, ApiError> {
-        if is_young(self.since) {
-            return Ok(true);
-        }
-        Ok(is_alive(cluster, &self.session).await? == Some(true))
     }
 }
 
@@ -72,33 +61,32 @@ pub(super) fn age(since: u64) -> String {
     }
 }
 
-/// If a run that began then may still be about to make its pod.
-pub(super) fn is_young(since: u64) -> bool {
-    now().saturating_sub(since) < YOUNG
-}
-
-/// If a run has a pod that has not ended, and, where that outlives its run, one that the run is linked to; [`None`] if it
-/// has no pod at all.
+/// If a run is still there, which wrote its record or made its first object at `since` (seconds since 1970, by the API
+/// server's clock): it has a pod whose agent has not ended and, where that outlives its run, is somebody's; or it has not had
+/// the time to make one.
 ///
 /// # Errors
 /// Those of the API server.
-pub async fn is_alive(cluster: &Cluster, session: &str) -> Result<Option<bool>, ApiError> {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let of_run = ListParams::default().labels(&format!("{SESSION}={session}"));
-    let pods = cluster.call("list", "pods", api.list(&of_run)).await?.items;
-    let mut alive = None;
-    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        let this = !own_pod::has_ended(pod) && (!own_pod::outlives(pod) || is_linked(cluster, pod).await);
-        alive = Some(alive.unwrap_or(false) || this);
+pub async fn is_alive(cluster: &Cluster, session: &str, since: u64) -> Result<bool, ApiError> {
+    let pods = own_pod::all(cluster, Some(session)).await?;
+    let now = cluster.time().await;
+    for pod in &pods {
+        let lives = own_pod::may_live(pod, now);
+        if lives && (!own_pod::outlives(pod) || is_linked(cluster, pod, now).await) {
+            return Ok(true);
+        }
     }
-    Ok(alive)
+    Ok(pods.is_empty() && is_young(since, now))
 }
 
 /// If a launcher has ports of the pod's agent, by that one's own word; one that has said nothing yet has just begun.
-async fn is_linked(cluster: &Cluster, pod: &Pod) -> bool {
-    let made = pod.metadata.creation_timestamp.as_ref();
-    let made = made.and_then(|time| u64::try_from(time.0.as_second()).ok()).unwrap_or(0);
-    workloads::exposes(cluster, pod).await.unwrap_or_else(|| is_young(made))
+async fn is_linked(cluster: &Cluster, pod: &Pod, now: u64) -> bool {
+    workloads::exposes(cluster, pod).await.unwrap_or_else(|| is_young(own_pod::made_at(&pod.metadata), now))
+}
+
+/// A clock that is wrong does not make anything young for longer.
+fn is_young(since: u64, now: u64) -> bool {
+    now.abs_diff(since) < YOUNG
 }
 
 /// A deployment or a stateful set, as it was when it was looked at.
@@ -191,23 +179,22 @@ pub async fn look(cluster: &Cluster, workload: &Workload) -> Result<Looked, ApiE
     Ok(Looked { workload: workload.clone(), object })
 }
 
-/// All deployments and stateful sets of the namespace that are swapped.
+/// The kinds of which one can be swapped.
+pub const KINDS: [Kind; 2] = [Kind::Deployment, Kind::StatefulSet];
+
+/// All workloads of a kind in the namespace that are swapped.
 ///
 /// # Errors
 /// Those of the API server.
-pub async fn all(cluster: &Cluster) -> Result<Vec<(Looked, Record)>, ApiError> {
-    let mut found = Vec::new();
-    for kind in [Kind::Deployment, Kind::StatefulSet] {
-        let any = Workload { kind, name: String::new() };
-        let listed = api(cluster, &any);
-        let listed = cluster.call("list", kind.resource(), listed.list(&ListParams::default())).await?;
-        found.extend(listed.items.into_iter().filter_map(|object| {
-            let name = object.metadata.name.clone().unwrap_or_default();
-            let looked = Looked { workload: Workload { kind, name }, object };
-            looked.record().map(|record| (looked, record))
-        }));
-    }
-    Ok(found)
+pub async fn all(cluster: &Cluster, kind: Kind) -> Result<Vec<(Looked, Record)>, ApiError> {
+    let listed = api(cluster, &Workload { kind, name: String::new() });
+    let listed = cluster.call("list", kind.resource(), listed.list(&ListParams::default())).await?;
+    let found = listed.items.into_iter().filter_map(|object| {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let looked = Looked { workload: Workload { kind, name }, object };
+        looked.record().map(|record| (looked, record))
+    });
+    Ok(found.collect())
 }
 
 /// Writes the record onto the version that was looked at.
@@ -328,31 +315,47 @@ pub async fn remove(cluster: &Cluster, workload: &Workload, session: &str) -> Re
         let (api, parameters) = (api(cluster, workload), as_tp());
         let patched = api.patch(&workload.name, &parameters, &patch);
         cluster.call("patch", workload.kind.resource(), patched).await?;
-        remove_copies(cluster, &looked).await;
-        Ok(())
+        remove_copies(cluster, &looked).await
     })
     .await
 }
 
 /// A deployment's controller copies its annotations to its replica sets, and takes none away there; `kubectl rollout undo`
-/// would copy them back.
-async fn remove_copies(cluster: &Cluster, looked: &Looked) {
+/// would copy them back. It goes by what it saw last, which may be the record a moment after that is gone.
+async fn remove_copies(cluster: &Cluster, looked: &Looked) -> Result<(), ApiError> {
     let Some(selector) = looked.selector().filter(|_| looked.workload.kind == Kind::Deployment) else {
-        return;
+        return Ok(());
     };
+    remove_copies_once(cluster, &selector).await?;
+    for _ in 0..COPIES_LIMIT {
+        sleep(SETTLED).await;
+        if remove_copies_once(cluster, &selector).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_copies_once(cluster: &Cluster, of: &::kube::core::Selector) -> Result<usize, ApiError> {
     let api: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let of_it = ListParams::default().labels_from(&selector);
-    let sets = cluster.call("list", "replicasets.apps", api.list_metadata(&of_it)).await;
+    let of_it = ListParams::default().labels_from(of);
+    let sets = cluster.call("list", "replicasets.apps", api.list_metadata(&of_it)).await?;
     let patch =
         Patch::<serde_json::Value>::Merge(serde_json::json!({"metadata": {"annotations": {SWAPPED: null}}}));
-    for set in sets.into_iter().flatten() {
+    let mut removed = 0;
+    for set in sets {
         let has = set.metadata.annotations.iter().flatten().any(|(name, _)| name == SWAPPED);
         let (true, Some(name)) = (has, set.metadata.name) else { continue };
         let parameters = as_tp();
         let patched = api.patch_metadata(&name, &parameters, &patch);
-        let removed = cluster.call("patch", "replicasets.apps", patched).await.map(drop);
-        debug!(name, ?removed, "a copy of the record");
+        match cluster.call("patch", "replicasets.apps", patched).await {
+            Ok(_) => removed += 1,
+            // Those of old templates are cleared away now and then.
+            Err(ApiError::NotFound { .. }) => debug!(name, "a copy of the record is gone"),
+            Err(error) => return Err(error),
+        }
     }
+    Ok(removed)
 }
 
 #[cfg(test)]
@@ -366,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_a_broken_one_is_none() {
-        let record = Record::new(3, "alice@laptop".into(), "abc".into());
+        let record = Record { replicas: 3, since: 5, who: "alice@laptop".into(), session: "abc".into() };
         let of = |text: &str| {
             looked(serde_json::json!({"metadata": {"annotations": {SWAPPED: text}}, "spec": {"replicas": 0}}))
         };
@@ -377,11 +380,16 @@ mod tests {
 
     #[test]
     fn an_age_is_said_as_people_do() {
-        let aged =
-            |seconds| Record { since: now() - seconds, ..Record::new(1, String::new(), String::new()) };
-        assert_eq!(aged(90).age(), "90 s");
-        assert_eq!(aged(600).age(), "10 min");
-        assert_eq!(aged(3 * 86_400).age(), "3 days");
+        let aged = |seconds| age(now() - seconds);
+        assert_eq!(aged(90), "90 s");
+        assert_eq!(aged(600), "10 min");
+        assert_eq!(aged(3 * 86_400), "3 days");
+    }
+
+    #[test]
+    fn what_comes_from_a_clock_that_is_ahead_is_not_young_for_ever() {
+        assert!(is_young(1000, 1029) && is_young(1029, 1000));
+        assert!(!is_young(1000, 1030) && !is_young(4600, 1000));
     }
 
     #[test]

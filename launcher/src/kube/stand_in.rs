@@ -32,13 +32,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use super::agent::{self, AgentError, Image, Secret};
-use super::own_pod::{self, OwnPod, Purpose, SESSION};
+use super::own_pod::{self, Created, OwnPod, Purpose};
 use super::record::{self, Given, Looked, Record};
 use super::target::{self, Kind, Target, TargetError, Workload};
 use super::{ApiError, Cluster, access};
 use crate::undo::Undo;
 
-pub use fresh::{Left, Port, all as all_made, remove as remove_made};
+pub use fresh::{Left, Port, deployments, remove as remove_made, services};
 pub(super) use fresh::{create as make_object, metadata};
 
 /// How often a workload is looked at again that changed before it could be written.
@@ -49,6 +49,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// How long our own pod may take to end before what it stood for is started again.
 const OWN_GONE_LIMIT: Duration = Duration::from_secs(15);
+/// How long the agent's container in a pod that was made may wait for somebody: it ends by itself some time later.
+const UNSTARTED_LIMIT: Duration = Duration::from_secs(20);
 
 /// What our pod stands in for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +235,22 @@ impl StandIn {
                 return Err(StandInError::GivenBack { workload: self.workload.clone() });
             }
         }
+        let mut created = self.create().await?;
+        if self.exclusive && own.is_none() {
+            let began = Instant::now();
+            self.scale_down().await?;
+            self.until_gone().await?;
+            if began.elapsed() > UNSTARTED_LIMIT {
+                created.give_up(&self.undo).await;
+                created = self.create().await?;
+            }
+        }
+        let made = created.begin(&self.undo).await?;
+        *own = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn create(&self) -> Result<Created, AgentError> {
         let created = own_pod::create(
             &self.cluster,
             &self.secret,
@@ -242,14 +260,7 @@ impl StandIn {
             &self.session,
             &self.undo,
         );
-        let created = created.await?;
-        if self.exclusive && own.is_none() {
-            self.scale_down().await?;
-            self.until_gone().await?;
-        }
-        let made = created.begin().await?;
-        *own = Some(made.clone());
-        Ok(made)
+        created.await
     }
 
     async fn runs(&self, own: &OwnPod) -> Result<bool, ApiError> {
@@ -277,14 +288,12 @@ impl StandIn {
     /// # Errors
     /// If the workload cannot be scaled.
     pub async fn take_over(&self, tell: &(impl Fn(String) + Send + Sync)) -> Result<(), StandInError> {
-        if !self.is_swap {
-            return Ok(());
-        }
-        if !self.exclusive {
+        if self.is_swap && !self.exclusive {
             self.until_ready().await;
             self.scale_down().await?;
         }
-        watch::watch(&self.cluster, &self.workload, &self.session, tell).await;
+        let record = self.is_swap.then_some(self.session.as_str());
+        watch::watch(&self.cluster, &self.workload, record, tell).await;
         Ok(())
     }
 
@@ -317,7 +326,10 @@ impl StandIn {
         self.undo.note(format!("scaling {workload} to 0"), by_hand, move || async move {
             give_back(&cluster, &workload, &session, exclusive).await.map(drop).map_err(Into::into)
         });
-        match record::scale_down(&self.cluster, &self.workload, &self.session).await? {
+        let (cluster, workload, session) =
+            (self.cluster.clone(), self.workload.clone(), self.session.clone());
+        let scaled = async move { record::scale_down(&cluster, &workload, &session).await };
+        match self.undo.change(scaled).await? {
             Some(replicas) => {
                 info!(workload = %self.workload, replicas, "scaled to 0");
                 Ok(())
@@ -372,17 +384,24 @@ async fn take(
     session: &str,
     undo: &Undo,
 ) -> Result<(), StandInError> {
-    access::check(cluster, &[("patch", workload.kind.resource()), ("patch", workload.kind.scale())]).await?;
-    let by_hand = format!("kubectl annotate {workload} -n {} {}-", cluster.namespace, record::SWAPPED);
+    let kind = workload.kind;
+    let mut needed = vec![("patch", kind.resource()), ("patch", kind.scale())];
+    if kind == Kind::Deployment {
+        needed.extend([("list", "replicasets.apps"), ("patch", "replicasets.apps")]);
+    }
+    access::check(cluster, &needed).await?;
+    // The record is what knows how many replicas there were: it must not be taken away by hand.
+    let by_hand = format!("tp leave -n {}", cluster.namespace);
     let (undoing, of, session_of) = (cluster.clone(), workload.clone(), session.to_owned());
     undo.note(format!("the record on {workload}"), by_hand, move || async move {
+        record::scale_back(&undoing, &of, &session_of).await?;
         record::remove(&undoing, &of, &session_of).await.map_err(Into::into)
     });
     for _ in 0..LOOKS {
         let looked = look(cluster, workload).await?;
         let mut replicas = looked.replicas();
         if let Some(left) = looked.record() {
-            if left.is_alive(cluster).await? {
+            if record::is_alive(cluster, &left.session, left.since).await? {
                 let (what, age) = (workload.to_string(), left.age());
                 return Err(StandInError::Held { what, who: left.who, age });
             }
@@ -391,8 +410,10 @@ async fn take(
                 replicas = left.replicas;
             }
         }
-        let record = Record::new(replicas, own_pod::who(), session.to_owned());
-        match record::write(cluster, &looked, &record).await {
+        let since = cluster.time().await;
+        let record = Record { replicas, since, who: own_pod::who(), session: session.to_owned() };
+        let writing = cluster.clone();
+        match undo.change(async move { record::write(&writing, &looked, &record).await }).await {
             Err(ApiError::Conflict { .. }) => {}
             written => return Ok(written?),
         }
@@ -424,9 +445,7 @@ pub async fn give_back(
 /// # Errors
 /// Those of the API server.
 pub async fn remove_pods(cluster: &Cluster, session: &str) -> Result<usize, ApiError> {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let of_run = ListParams::default().labels(&format!("{SESSION}={session}"));
-    let pods = cluster.call("list", "pods", api.list(&of_run)).await?.items;
+    let pods = own_pod::all(cluster, Some(session)).await?;
     for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         own_pod::remove(cluster, pod.metadata.name.as_deref().unwrap_or_default()).await?;
     }

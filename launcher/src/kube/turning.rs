@@ -36,7 +36,8 @@ use tracing::{debug, info};
 
 use super::agent::{self, AgentError, Image, Secret};
 use super::own_pod::{self, OwnPod, Purpose};
-use super::stand_in::{StandInError, make_object, metadata};
+use super::record::is_alive;
+use super::stand_in::{StandInError, make_object, metadata, remove_pods};
 use super::target::{Target, is_ready};
 use super::{ApiError, Cluster, access};
 use crate::undo::Undo;
@@ -256,7 +257,7 @@ impl Turning {
             &self.session,
             &self.undo,
         );
-        let made = created.await?.begin().await?;
+        let made = created.await?.begin(&self.undo).await?;
         *own = Some(made.clone());
         Ok(made)
     }
@@ -282,7 +283,9 @@ impl Turning {
             self.undo.note(format!("turning service/{name}"), by_hand, move || async move {
                 record::give_back(&cluster, &service, &session).await.map(drop).map_err(Into::into)
             });
-            if record::turn(&self.cluster, name, &self.session).await? {
+            let (cluster, service, session) = (self.cluster.clone(), name.clone(), self.session.clone());
+            let turned = async move { record::turn(&cluster, &service, &session).await };
+            if self.undo.change(turned).await? {
                 info!(service = name, "turned");
             }
         }
@@ -388,7 +391,7 @@ async fn take(
     for _ in 0..LOOKS {
         let looked = record::look(cluster, name).await?;
         if let Some(left) = Record::of(&looked) {
-            if left.is_alive(cluster).await? {
+            if is_alive(cluster, &left.session, left.since).await? {
                 return Err(TurnError::Held { name: name.clone(), age: left.age(), who: left.who });
             }
             give_back(cluster, name, &left.session).await?;
@@ -396,24 +399,15 @@ async fn take(
             info!(name, who = left.who, "given back for a run that is dead");
             continue;
         }
-        let record = Record::new(chosen.selector.clone(), own_pod::who(), session.to_owned());
-        match record::write(cluster, &looked, &record).await {
+        let (selector, session) = (chosen.selector.clone(), session.to_owned());
+        let record = Record { selector, since: cluster.time().await, who: own_pod::who(), session };
+        let writing = cluster.clone();
+        match undo.change(async move { record::write(&writing, &looked, &record).await }).await {
             Err(ApiError::Conflict { .. }) => {}
             written => return Ok(written?),
         }
     }
     Err(TurnError::Restless { name: name.clone() })
-}
-
-/// Deletes the pods of a dead run.
-async fn remove_pods(cluster: &Cluster, session: &str) -> Result<(), ApiError> {
-    for pod in own_pod::all(cluster).await? {
-        let of_it = pod.metadata.labels.as_ref().and_then(|labels| labels.get(own_pod::SESSION));
-        if let (true, Some(name)) = (of_it.is_some_and(|of| of == session), &pod.metadata.name) {
-            own_pod::remove(cluster, name).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes the Service that leads to the app while `chosen` does not; gives its address.

@@ -18,7 +18,7 @@ use tracing::info;
 
 use super::StandInError;
 use crate::kube::agent::Image;
-use crate::kube::own_pod::{MANAGED_BY, MANAGER, SESSION, WHO, who};
+use crate::kube::own_pod::{MANAGED_BY, MANAGER, SESSION, WHO, made_at, who};
 use crate::kube::target::{Kind, Target, Workload};
 use crate::kube::{ApiError, Cluster, access, record};
 use crate::undo::Undo;
@@ -158,27 +158,34 @@ pub(in crate::kube) async fn create<M: Made>(
     undo.note(format!("making {resource} `{name}`"), by_hand, move || async move {
         remove_object::<M>(&undoing, resource, &of, &session_of).await.map(drop).map_err(Into::into)
     });
-    let api: Api<M> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let what = format!("{}/{name}", resource.split(['.']).next().unwrap_or(resource).trim_end_matches('s'));
-    let parameters = PostParams::default();
-    let first = cluster.call("create", resource, api.create(&parameters, &object)).await;
+    let post = || {
+        let (making, object) = (cluster.clone(), object.clone());
+        undo.change(async move {
+            let api: Api<M> = Api::namespaced(making.client.clone(), &making.namespace);
+            making.call("create", resource, api.create(&PostParams::default(), &object)).await
+        })
+    };
+    let first = post().await;
     if !matches!(first, Err(ApiError::Conflict { .. })) {
         let made = first?;
         info!(what, "made");
         return Ok(made);
     }
+    let api: Api<M> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let there = cluster.call("get", resource, api.get(&name)).await?;
     let meta = there.meta();
     let Some(of) = meta.labels.as_ref().and_then(|labels| labels.get(SESSION)) else {
         return Err(StandInError::Exists { what, namespace: cluster.namespace.clone() });
     };
-    if record::is_alive(cluster, of).await? == Some(true) {
+    let since = made_at(meta);
+    if record::is_alive(cluster, of, since).await? {
         let who = meta.annotations.as_ref().and_then(|all| all.get(WHO)).cloned().unwrap_or_default();
-        let age = meta.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
+        let age = record::age(since);
         return Err(StandInError::Held { what, who, age });
     }
     remove_object::<M>(cluster, resource, &name, of).await?;
-    Ok(cluster.call("create", resource, api.create(&parameters, &object)).await?)
+    Ok(post().await?)
 }
 
 /// Deletes the object if this run made it; false if there is none of it.
@@ -217,18 +224,26 @@ pub struct Left {
     pub session: String,
     /// `user@machine`.
     pub who: String,
+    /// When it was made, in seconds since 1970.
+    pub since: u64,
     name: String,
     is_service: bool,
 }
 
-/// All deployments and Services of the namespace that runs have made.
+/// All deployments of the namespace that runs have made.
 ///
 /// # Errors
 /// Those of the API server.
-pub async fn all(cluster: &Cluster) -> Result<Vec<Left>, ApiError> {
-    let mut left = found::<Service>(cluster, "services").await?;
-    left.extend(found::<Deployment>(cluster, "deployments.apps").await?);
-    Ok(left)
+pub async fn deployments(cluster: &Cluster) -> Result<Vec<Left>, ApiError> {
+    found::<Deployment>(cluster, "deployments.apps").await
+}
+
+/// All Services of the namespace that runs have made.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn services(cluster: &Cluster) -> Result<Vec<Left>, ApiError> {
+    found::<Service>(cluster, "services").await
 }
 
 async fn found<M: Made>(cluster: &Cluster, resource: &'static str) -> Result<Vec<Left>, ApiError> {
@@ -240,11 +255,12 @@ async fn found<M: Made>(cluster: &Cluster, resource: &'static str) -> Result<Vec
         .items
         .into_iter()
         .filter_map(|object| {
+            let since = made_at(&object.metadata);
             let name = object.metadata.name?;
             let session = object.metadata.labels?.get(SESSION)?.clone();
             let who = object.metadata.annotations.and_then(|all| all.get(WHO).cloned()).unwrap_or_default();
             let what = format!("{}/{name}", if is_service { "service" } else { "deployment" });
-            Some(Left { what, session, who, name, is_service })
+            Some(Left { what, session, who, since, name, is_service })
         })
         .collect())
 }

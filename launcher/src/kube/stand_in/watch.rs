@@ -21,11 +21,12 @@ struct Told {
     template: Option<serde_json::Value>,
 }
 
-/// Watches for ever; for a workload that is gone there is nothing left to watch.
+/// Watches for ever; for a workload that is gone there is nothing left to watch. `session` is that of the record on it; a
+/// workload that tp made itself has none, and can only go.
 pub(super) async fn watch(
     cluster: &Cluster,
     workload: &Workload,
-    session: &str,
+    session: Option<&str>,
     tell: &(impl Fn(String) + Send + Sync),
 ) {
     let api: Api<DynamicObject> =
@@ -35,7 +36,9 @@ pub(super) async fn watch(
         match record::look(cluster, workload).await {
             Ok(looked) => {
                 let version = looked.object.metadata.resource_version.clone().unwrap_or_default();
-                judge(&looked, session, &mut told, tell);
+                if let Some(session) = session {
+                    judge(&looked, session, &mut told, tell);
+                }
                 let one = WatchParams::default().fields(&format!("metadata.name={}", workload.name));
                 let events = match api.watch(&one, &version).await {
                     Ok(events) => events,
@@ -50,7 +53,9 @@ pub(super) async fn watch(
                     match event {
                         Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                             let looked = Looked { workload: workload.clone(), object };
-                            judge(&looked, session, &mut told, tell);
+                            if let Some(session) = session {
+                                judge(&looked, session, &mut told, tell);
+                            }
                         }
                         // Looking again tells whether it is there anew.
                         Ok(WatchEvent::Deleted(_)) | Err(_) => break,
@@ -63,9 +68,11 @@ pub(super) async fn watch(
                 }
             }
             Err(ApiError::NotFound { .. }) => {
-                return tell(format!(
-                    "{workload} was deleted; this run goes on in its place, and nothing will be restored"
-                ));
+                let rest = match session {
+                    Some(_) => "this run goes on in its place, and nothing will be restored",
+                    None => "whoever looks for it may not find this run",
+                };
+                return tell(format!("{workload} was deleted by somebody else; {rest}"));
             }
             Err(error) => debug!(%error, "cannot look at the workload"),
         }

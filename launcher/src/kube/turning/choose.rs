@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn one_that_is_turned_already_is_known_by_what_it_was() {
-        let record = Record::new([("app".into(), "web".into())].into(), "a@b".into(), "xyz".into());
+        let selector = [("app".into(), "web".into())].into();
+        let record = Record { selector, since: 5, who: "a@b".into(), session: "xyz".into() };
         let mut turned = service("web", json!({"selector": record.turned(), "ports": [{"port": 8080}]}));
         let written = serde_json::to_string(&record).unwrap();
         turned.metadata.annotations = Some([(super::super::record::TURNED.to_owned(), written)].into());

@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::Service;
 use serde::{Deserialize, Serialize};
 
 use crate::kube::own_pod::MANAGER;
-use crate::kube::record::{age, is_alive, is_young};
-use crate::kube::{ApiError, Cluster, now, until_written};
+use crate::kube::record::age;
+use crate::kube::{ApiError, Cluster, until_written};
 
 /// The annotation.
 pub const TURNED: &str = "tp.dev/turned";
@@ -25,7 +25,7 @@ pub type Selector = BTreeMap<String, String>;
 pub struct Record {
     /// `spec.selector` as it was.
     pub selector: Selector,
-    /// When, in seconds since 1970.
+    /// When, in seconds since 1970, by the API server's clock.
     pub since: u64,
     /// Whose run, as `user@machine`.
     pub who: String,
@@ -34,12 +34,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// One of this moment.
-    #[must_use]
-    pub fn new(selector: Selector, who: String, session: String) -> Self {
-        Self { selector, since: now(), who, session }
-    }
-
     /// What is written on a Service.
     #[must_use]
     pub fn of(service: &Service) -> Option<Self> {
@@ -57,18 +51,6 @@ impl Record {
     #[must_use]
     pub fn age(&self) -> String {
         age(self.since)
-    }
-
-    /// If the run that wrote it still has a pod to which it is linked, or has not had the time to make one.
-    ///
-    /// # Errors
-    /// Those of the API server.
-    pub async fn is_alive(&self, cluster: &Cluster) -> Result<bool, ApiError> {
-        // A pod that is there tells more than the record's age.
-        match is_alive(cluster, &self.session).await? {
-            Some(alive) => Ok(alive),
-            None => Ok(is_young(self.since)),
-        }
     }
 }
 
@@ -241,7 +223,7 @@ mod tests {
     fn a_record_is_read_as_it_was_written_and_turns_every_key() {
         let selector: Selector =
             [("app", "web"), ("tier", "front")].map(|(a, b)| (a.into(), b.into())).into();
-        let record = Record::new(selector, "alice@laptop".into(), "xyz".into());
+        let record = Record { selector, since: 5, who: "alice@laptop".into(), session: "xyz".into() };
         let mut service = Service::default();
         assert_eq!(Record::of(&service), None);
         let written = serde_json::to_string(&record).unwrap();
