@@ -8,13 +8,13 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal, killpg, signal};
 use nix::unistd::Pid;
@@ -317,6 +317,18 @@ impl Running {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
+    /// The lines of its stdout.
+    #[must_use]
+    pub fn stdout(&mut self) -> Lines {
+        Lines::of(self.child.stdout.take().expect("its stdout was taken"))
+    }
+
+    /// The lines of its stderr.
+    #[must_use]
+    pub fn stderr(&mut self) -> Lines {
+        Lines::of(self.child.stderr.take().expect("its stderr was taken"))
+    }
+
     /// The folder that its run has: the launcher holds a lock in it.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
@@ -343,6 +355,62 @@ impl Running {
                 panic!("{shown}: it did not end within {limit:?}\n{}", said.unwrap_or_default());
             }
         }
+    }
+}
+
+/// Lines as they come out of a pipe. It is read whether anybody waits or not, and nobody waits for longer than [`LIMIT`].
+#[derive(Debug)]
+pub struct Lines {
+    lines_rx: mpsc::Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Lines {
+    /// Those of a pipe.
+    pub fn of(pipe: impl Read + Send + 'static) -> Self {
+        let (lines_tx, lines_rx) = mpsc::channel();
+        thread::spawn(move || {
+            // Who does not listen any more does not keep the writer from writing.
+            BufReader::new(pipe).lines().map_while(Result::ok).for_each(|line| drop(lines_tx.send(line)));
+        });
+        Self { lines_rx, said: Vec::new() }
+    }
+
+    /// The next line that has this in it.
+    #[track_caller]
+    pub fn wait_for(&mut self, word: &str) -> String {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let line = self.lines_rx.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let Ok(line) = line else { panic!("no line with {word:?} came, but {:#?}", self.said) };
+            self.said.push(line.clone());
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    /// All that was said, to the end.
+    #[track_caller]
+    pub fn all(mut self) -> Vec<String> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match self.lines_rx.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.said.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.said,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end: {:#?}", self.said),
+            }
+        }
+    }
+}
+
+/// Returns when it is so.
+#[track_caller]
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let limit = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < limit, "it did not come to that: {what}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

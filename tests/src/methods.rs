@@ -163,6 +163,8 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_standin", "", SHIM, PLACES),
     bound("cluster_leave", "", SHIM, PLACES),
     bound("cluster_list", "", SHIM, PLACES),
+    bound("cluster_moves", "", SHIM, PLACES),
+    bound("cluster_webhook", "", SHIM, PLACES),
     bound("cluster_environment", "every_source_is_there_and_every_reader_reads_the_same", SHIM, PLACES),
     bound("cluster_environment", "secrets_are_for_those_who_ask_and_in_no_log", SHIM, PLACES),
     bound(

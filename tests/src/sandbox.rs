@@ -50,6 +50,17 @@ impl Sandbox {
         run::with_input(self.kubectl().args(["apply", "--server-side", "-f", "-"]), yaml.as_bytes()).map(drop)
     }
 
+    /// Evicts a pod, as a drained node does.
+    pub fn evict(&self, pod: &str) -> Result<(), Error> {
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": self.namespace},
+        });
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+        let create = ["create", "--raw", &path, "-f", "-"];
+        run::with_input(self.kubectl().args(create), eviction.to_string().as_bytes()).map(drop)
+    }
+
     /// The kubeconfig of a user who may do in this namespace what the rules say, and nothing else anywhere. It lies
     /// where the laptop's user can read it, and goes with the sandbox.
     pub fn user(&self, name: &str, rules: &[Rule<'_>]) -> Result<PathBuf, Error> {

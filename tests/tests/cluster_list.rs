@@ -1,12 +1,11 @@
 //! `tp list` and `tp status`: what there is in a namespace, who has ports of it, and what runs on this machine.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use tp_tests::case::{LIMIT, Running, ran};
+use tp_tests::case::{LIMIT, Running, ran, until};
 use tp_tests::{Case, Sandbox, Workload};
 
 fn tp(case: &Case, arguments: &[&str]) -> Command {
@@ -33,21 +32,8 @@ const WAITS: [&str; 3] = ["sh", "-c", "echo ready; cat >/dev/null"];
 #[track_caller]
 fn started(command: &mut Command) -> Running {
     let mut running = Running::start(command.stdin(Stdio::piped()));
-    let mut lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
-    if let Some(Ok(line)) = lines.next() {
-        assert_eq!(line, "ready");
-        return running;
-    }
-    panic!("{}", running.ends_within(LIMIT));
-}
-
-/// Returns when it is so.
-#[track_caller]
-fn until(mut is_so: impl FnMut() -> bool) {
-    let limit = std::time::Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(std::time::Instant::now() < limit, "it did not come to that");
-    }
+    running.stdout().wait_for("ready");
+    running
 }
 
 #[test]
@@ -95,7 +81,7 @@ fn whoever_has_a_port_is_named() {
     let options = ["-n", sandbox.namespace(), "--deployment", "web", "--expose", "18473:8080"];
     let running = started(&mut case.command(options, WAITS));
     // The runtime writes what the agent says into its log a moment later.
-    until(|| !listed(&case, &sandbox)[0]["exposed"][0].is_null());
+    until("the port is listed", || !listed(&case, &sandbox)[0]["exposed"][0].is_null());
     let objects = listed(&case, &sandbox);
     let exposed = &objects[0]["exposed"][0];
     assert_eq!((&exposed["port"], &exposed["way"]), (&8080.into(), &"steal".into()), "{objects:?}");
@@ -110,7 +96,7 @@ fn whoever_has_a_port_is_named() {
     let run = runs.iter().find(|run| run["pid"] == running.child.id()).unwrap();
     assert_eq!(run["exposes"], serde_json::json!(["18473:8080"]));
     running.ends_within(LIMIT).exits(0);
-    until(|| listed(&case, &sandbox)[0]["exposed"] == serde_json::json!([]));
+    until("no port is listed", || listed(&case, &sandbox)[0]["exposed"] == serde_json::json!([]));
 }
 
 /// Steps: a run is in the table while it runs, with the pod that it has at the moment; not after it was killed.
@@ -138,10 +124,11 @@ fn runs_are_told_as_long_as_they_run() {
     assert_eq!((row[3], row[6]), ("up", "sh -c \"echo ready; cat >/dev/null\""));
     let pod = run["pod"].as_str().unwrap().to_owned();
     ran(sandbox.kubectl().args(["delete", "pod", &pod, "--wait=true", "--grace-period=1"])).succeeds();
-    let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines();
-    assert!(stderr.any(|line| line.unwrap().contains("the link is back")));
+    running.stderr().wait_for("the link is back");
     // The card is written after the word is said.
-    until(|| find().is_some_and(|run| run["link"] == "up" && run["pod"] != *pod));
+    until("the card tells the other pod", || {
+        find().is_some_and(|run| run["link"] == "up" && run["pod"] != *pod)
+    });
     kill(running.pid(), Signal::SIGKILL).unwrap();
     drop(running.child.stdin.take());
     running.child.wait().unwrap();

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
 use std::fs::read_to_string;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tp_tests::case::{LIMIT, Ran, Running, ran};
+use tp_tests::case::{LIMIT, Lines, Ran, Running, ran, until};
 use tp_tests::workload::agents;
 use tp_tests::{Case, Sandbox, Workload, layout, run};
 
@@ -139,26 +139,16 @@ fn moves(case: &Case, sandbox: &Sandbox, user: &Path) {
         "curl -sS http://backend.default/ && echo ready && read go && curl -sS http://backend.default/";
     let mut command = tp(case, sandbox, user, &[], &["sh", "-c", script]);
     let mut running = Running::start(command.stdin(Stdio::piped()));
-    let mut stdout = BufReader::new(running.child.stdout.take().unwrap()).lines();
-    let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines();
-    let peer = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| {
-        let line = lines.map(Result::unwrap).find(|line| line.starts_with("peer=")).unwrap();
-        line.rsplit_once(':').unwrap().0.to_owned()
-    };
+    let (mut stdout, mut stderr) = (running.stdout(), running.stderr());
+    let peer = |stdout: &mut Lines| stdout.wait_for("peer=").rsplit_once(':').unwrap().0.to_owned();
     let first = peer(&mut stdout);
-    assert!(stdout.any(|line| line.unwrap() == "ready"));
+    stdout.wait_for("ready");
     let pods = own_pods(sandbox);
-    let eviction = json!({
-        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pods[0], "namespace": sandbox.namespace()},
-    });
-    let path = format!("/api/v1/namespaces/{}/pods/{}/eviction", sandbox.namespace(), pods[0]);
-    let evict = ["create", "--raw", &path, "-f", "-"];
-    run::with_input(sandbox.kubectl().args(evict), eviction.to_string().as_bytes()).unwrap();
-    let back = stderr.find(|line| line.as_ref().unwrap().contains("the link is back, to pod tp-web-"));
-    assert!(!back.unwrap().unwrap().contains(&pods[0]));
+    sandbox.evict(&pods[0]).unwrap();
+    let back = stderr.wait_for("the link is back, to pod tp-web-");
+    assert!(!back.contains(&pods[0]), "{back}");
     running.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_ne!(peer(&mut stdout), first);
-    let _rest = stdout.count();
     running.ends_within(LIMIT).exits(0);
     assert_eq!(own_pods(sandbox), Vec::<String>::new());
 }
@@ -195,7 +185,7 @@ impl<'a> Policy<'a> {
         sandbox.apply(&format!("{policy}\n---\n{binding}\n")).unwrap();
         let policy = Self { sandbox };
         // The API server takes note of it some time later.
-        while policy.try_one() {}
+        until("the policy is known", || !policy.try_one());
         policy
     }
 

@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use tp_tests::case::{LIMIT, Ran, Running, python, ran};
-use tp_tests::{Case, Sandbox, Workload};
+use tp_tests::case::{LIMIT, Ran, Running, python, ran, until};
+use tp_tests::{Case, Sandbox, Workload, run};
 
+/// A program that says when it runs, and then waits for the end of its input.
+const WAITS: [&str; 3] = ["sh", "-c", "echo ready; cat >/dev/null"];
 /// How the spec of an object is compared: as the API server has it.
 const SPEC: [&str; 2] = ["-o", "jsonpath={.spec}"];
 
@@ -97,24 +99,110 @@ fn a_swapped_deployment_is_served_from_here_and_given_back() {
     ask(&case, &sandbox, "web").says(&["service=web"]);
 }
 
-/// Steps: while `web` is swapped somebody scales it: that is told once, and left so at the end.
+/// Steps: a controller applies the replicas that a repository says to `web`, again and again, while that is swapped: that is
+/// told once, with the controller's name, not fought, and left so at the end.
 #[test]
-fn who_scales_a_swapped_deployment_is_told_of_and_not_fought() {
+fn a_controller_that_scales_a_swapped_deployment_is_told_of_and_not_fought() {
     let case = Case::cold();
     let sandbox = shop(&case, "rescaled");
     let place = ["-n", sandbox.namespace(), "--swap-deployment", "web"];
-    let mut command = case.command(place, ["sh", "-c", "read go"]);
-    let mut running = Running::start(command.stdin(Stdio::piped()));
-    scaled(&sandbox, "deployment/web", 0);
-    ran(sandbox.kubectl().args(["scale", "deployment/web", "--replicas=2"])).succeeds();
-    ran(sandbox.kubectl().args(["rollout", "status", "deployment/web", "--timeout=60s"])).succeeds();
-    let mut stderr = std::io::BufReader::new(running.child.stderr.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
-    assert!(line.contains("deployment/web was scaled to 2"), "{line}");
+    let mut running = Running::start(case.command(place, WAITS).stdin(Stdio::piped()));
+    running.stdout().wait_for("ready");
+    assert_eq!(object(&sandbox, "deployment/web")["spec"]["replicas"], 0);
+    let wanted = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 2}}"#;
+    let heal = || {
+        let apply = ["apply", "--server-side", "--field-manager=argocd", "--force-conflicts", "-f", "-"];
+        run::with_input(sandbox.kubectl().args(apply), wanted.as_bytes()).unwrap();
+        object(&sandbox, "deployment/web")["metadata"]["generation"].as_u64().unwrap()
+    };
+    let mut stderr = running.stderr();
+    let first = heal();
+    stderr.wait_for("deployment/web was scaled to 2 by `argocd` while it is swapped");
+    assert_eq!([(); 3].map(|()| heal()), [first; 3], "nobody else writes the spec");
     drop(running.child.stdin.take());
-    running.ends_within(LIMIT);
+    running.ends_within(LIMIT).exits(0);
+    let said = stderr.all();
+    assert_eq!(said.iter().filter(|line| line.contains("was scaled")).count(), 1, "{said:#?}");
     assert_eq!(object(&sandbox, "deployment/web")["spec"]["replicas"], 2);
+    is_clean(&sandbox);
+}
+
+/// Steps: a paused deployment, and one without replicas, are swapped: they are as paused and as empty afterwards.
+#[test]
+fn a_paused_deployment_and_an_empty_one_stay_what_they_are() {
+    let case = Case::cold();
+    let sandbox = shop(&case, "odd");
+    Workload::new("none").replicas(0).apply(&sandbox).unwrap();
+    ran(sandbox.kubectl().args(["rollout", "pause", "deployment/web"])).succeeds();
+    for (name, service) in [("web", "web"), ("none", "none")] {
+        let what = format!("deployment/{name}");
+        let before = object(&sandbox, &what)["spec"].to_string();
+        let place = ["-n", sandbox.namespace(), "--swap-deployment", name];
+        case.tp(place, ["printenv", "SERVICE"]).prints(service);
+        assert_eq!(object(&sandbox, &what)["spec"].to_string(), before);
+    }
+    is_clean(&sandbox);
+}
+
+/// Steps: `web` has an autoscaler and a disruption budget. While it is swapped the one leaves it at 0, and the other protects
+/// our pod as it would protect the app's; at the end the replicas are back.
+#[test]
+fn an_autoscaler_and_a_disruption_budget_are_not_in_the_way() {
+    let case = Case::cold();
+    let sandbox = shop(&case, "scaler");
+    ran(sandbox.kubectl().args(["autoscale", "deployment/web", "--min=1", "--max=3", "--cpu-percent=50"]))
+        .succeeds();
+    ran(sandbox.kubectl().args(["create", "pdb", "web", "--selector=app=web", "--min-available=1"]))
+        .succeeds();
+    let before = object(&sandbox, "deployment/web")["spec"].to_string();
+    let place = ["-n", sandbox.namespace(), "--swap-deployment", "web", "--expose", "24931:8080"];
+    let mut command = case.command(place, python("from_the_laptop", &["24931"]));
+    let running = Running::start(command.stdin(Stdio::null()));
+    scaled(&sandbox, "deployment/web", 0);
+    // The autoscaler looks every 15 s.
+    let reason = "jsonpath={.status.conditions[?(@.type==\"ScalingActive\")].reason}";
+    until("the autoscaler has seen it", || {
+        ran(sandbox.kubectl().args(["get", "hpa/web", "-o", reason])).stdout == "ScalingDisabled"
+    });
+    let only = "jsonpath={.items[0].metadata.name}";
+    let own = ran(sandbox.kubectl().args(["get", "pods", "-l", "tp.dev/session", "-o", only]));
+    let refused = sandbox.evict(own.succeeds()).unwrap_err().to_string();
+    assert!(refused.contains("disruption budget"), "{refused}");
+    assert_eq!(object(&sandbox, "deployment/web")["spec"]["replicas"], 0);
+    stopped(running).exits(143);
+    assert_eq!(object(&sandbox, "deployment/web")["spec"].to_string(), before);
+    is_clean(&sandbox);
+}
+
+/// Steps: two people start at once, to swap one deployment, and to make one: of each two one is told who has it, and the
+/// other's is whole, and goes with it.
+#[test]
+fn of_two_runs_at_once_one_has_the_workload() {
+    let case = Case::cold();
+    let sandbox = shop(&case, "both");
+    let before = object(&sandbox, "deployment/web")["spec"].to_string();
+    let both = |options: &[&str]| {
+        let place = ["-n", sandbox.namespace()];
+        let start = || {
+            let mut command = case.command(place.iter().chain(options).copied(), WAITS);
+            Running::start(command.stdin(Stdio::piped()))
+        };
+        let mut runs = vec![start(), start()];
+        let mut ended = None;
+        until("one of them ends", || {
+            ended = runs.iter_mut().position(|run| run.child.try_wait().unwrap().is_some());
+            ended.is_some()
+        });
+        let second = runs.remove(ended.unwrap()).ends_within(LIMIT);
+        second.exits(125).complains(&["is held by dev@"]);
+        let mut first = runs.remove(0);
+        first.stdout().wait_for("ready");
+        drop(first.child.stdin.take());
+        first.ends_within(LIMIT).exits(0);
+    };
+    both(&["--swap-deployment", "web"]);
+    assert_eq!(object(&sandbox, "deployment/web")["spec"].to_string(), before);
+    both(&["--new-deployment", "fresh", "--expose", "24932"]);
     is_clean(&sandbox);
 }
 
