@@ -77,8 +77,7 @@ fn measure() -> Result<bool, Error> {
             }
         }
     }
-    figures.print();
-    figures.keep()?;
+    figures.tell()?;
     let added = goal("warm over bare", figures.median(WARM) - figures.median(BARE), " ms", 250.0);
     let peers = figures.median(DEBUG) + figures.median(FORWARD);
     println!("peers over warm: {:.1}", peers / figures.median(WARM));

@@ -102,8 +102,7 @@ impl Bench<'_> {
                 figures.add(&format!("{call}, hooked"), price);
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         let added = |call: &String| {
             let added = figures.median(&format!("{call}, hooked")) - figures.median(call);
             // Two calls are timed as one where one alone cannot be repeated.
@@ -124,8 +123,7 @@ impl Bench<'_> {
             figures.add("bare", said_of(&mut self.bare(&words)?, "start")? / 1e6);
             figures.add("hooked", said_of(&mut self.by_tp(&words)?, "start")? / 1e6);
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         Ok(goal(
             "start hooked, over bare",
             figures.median("hooked") - figures.median("bare"),
@@ -155,8 +153,7 @@ impl Bench<'_> {
                 figures.add(row, said_of(command, "connect")? / 1e3);
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         let over = |peer: &str| {
             goal(&format!("tp over {peer}"), figures.median("tp") / figures.median(peer), "", 1.0)
         };
@@ -177,8 +174,7 @@ impl Bench<'_> {
                 figures.add(row, stall.and_then(|stall| stall.parse().ok()).unwrap_or(f64::NAN));
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         Ok(goal("longest stall while one hangs", figures.median("one hangs"), " ms", STALL_GOAL))
     }
 }

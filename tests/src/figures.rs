@@ -1,4 +1,4 @@
-//! Figures of a bench: taken by turns in one run, shown as a table, and kept as JSON.
+//! Figures of a bench: taken by turns in one run, shown as tables, compared with goals, and kept as JSON.
 //!
 //! A machine's speed drifts, and other things run on it. So no figure stands alone: whatever is compared is measured
 //! in the same rounds, and it is the medians of the rounds that are compared.
@@ -8,6 +8,8 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+
+use serde_json::{Value, json};
 
 use crate::{Error, run};
 
@@ -68,29 +70,46 @@ impl Figures {
         self.spread(row).median
     }
 
-    /// Prints the table.
-    pub fn print(&self) {
+    /// Prints the table, and keeps it if somebody wants the figures ([`JSON`]).
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn tell(&self) -> Result<(), Error> {
         let rounds = self.rows.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
         println!("\n{}, {}, {rounds} rounds\n", self.title, self.unit);
         println!("{:<44} {:>10} {:>10} {:>10}", "", "min", "median", "max");
         for (row, _) in &self.rows {
             let Spread { min, median, max } = self.spread(row);
-            println!("{row:<44} {min:>10.1} {median:>10.1} {max:>10.1}");
+            println!("{row:<44} {:>10} {:>10} {:>10}", short(min), short(median), short(max));
         }
         println!();
+        let rows: Vec<_> =
+            self.rows.iter().map(|(row, values)| json!({ "row": row, "values": values })).collect();
+        keep("tables", &json!({ "title": self.title, "unit": self.unit, "rows": rows }))
     }
+}
 
-    /// Adds the figures to the file that [`JSON`] names, if it names one, under the title.
-    pub fn keep(&self) -> Result<(), Error> {
-        let Some(file) = env::var_os(JSON).map(PathBuf::from) else { return Ok(()) };
-        let rows: BTreeMap<&str, &[f64]> =
-            self.rows.iter().map(|(row, values)| (row.as_str(), values.as_slice())).collect();
-        let mut all: serde_json::Map<String, serde_json::Value> =
-            fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        all.insert(self.title.to_owned(), serde_json::json!({ "unit": self.unit, "rows": rows }));
-        let text = format!("{:#}\n", serde_json::Value::Object(all));
-        fs::write(&file, text).map_err(Error::file("write", file))
-    }
+/// A number with as many places as tell something.
+#[must_use]
+pub fn short(value: f64) -> String {
+    let places = if value.abs() >= 100.0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.places$}")
+}
+
+/// Adds to a list of the file that [`JSON`] names, if it names one.
+fn keep(list: &str, entry: &Value) -> Result<(), Error> {
+    let Some(file) = env::var_os(JSON).map(PathBuf::from) else { return Ok(()) };
+    let mut all: BTreeMap<String, Vec<Value>> =
+        fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    all.entry(list.to_owned()).or_default().push(entry.clone());
+    let text = serde_json::to_string_pretty(&all).unwrap_or_default();
+    fs::write(&file, text).map_err(Error::file("write", file))
 }
 
 /// The figures that a program says, one a line: a name and a number.
@@ -108,11 +127,23 @@ pub fn said_of(command: &mut Command, name: &str) -> Result<f64, Error> {
     Ok(said(command)?.get(name).copied().unwrap_or(f64::NAN))
 }
 
-/// Says whether a goal was reached; gives that back.
+/// Says whether a value is at most the goal; gives that back.
 pub fn goal(what: &str, value: f64, unit: &str, limit: f64) -> bool {
-    let reached = value <= limit;
+    judged(what, value, unit, "at most", limit, value <= limit)
+}
+
+/// Says whether a value is at least the goal; gives that back.
+pub fn at_least(what: &str, value: f64, unit: &str, limit: f64) -> bool {
+    judged(what, value, unit, "at least", limit, value >= limit)
+}
+
+fn judged(what: &str, value: f64, unit: &str, bound: &str, limit: f64, reached: bool) -> bool {
     let word = if reached { "reached" } else { "MISSED" };
-    println!("{what}: {value:.2}{unit} (goal: at most {limit}{unit}) {word}");
+    println!("{what}: {}{unit} (goal: {bound} {limit}{unit}) {word}", short(value));
+    let goal = json!({ "what": what, "value": value, "unit": unit, "bound": bound, "limit": limit, "reached": reached });
+    if let Err(error) = keep("goals", &goal) {
+        eprintln!("{what}: {error}");
+    }
     reached
 }
 
@@ -129,5 +160,7 @@ mod tests {
         assert_eq!(figures.spread("row"), Spread { min: 1.0, median: 2.0, max: 3.0 });
         assert!(figures.median("none").is_nan());
         assert!(!goal("nothing measured", figures.median("none"), "", 1.0));
+        assert!(!at_least("nothing measured", figures.median("none"), "", 1.0));
+        assert_eq!([0.333, 12.34, 123.4].map(short), ["0.33", "12.3", "123"]);
     }
 }

@@ -54,6 +54,13 @@ impl PodNetwork {
         self.laptop.command_in(&self.place, program)
     }
 
+    /// Sets a kernel parameter of the network; `name` as below /proc/sys.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<(), Error> {
+        let mut shell = Command::new("nsenter");
+        shell.arg(format!("--net={}", self.place.network.display()));
+        run::output(shell.args(["sh", "-c", &format!("echo {value} >/proc/sys/{name}")])).map(drop)
+    }
+
     /// Waits until a service can be reached from there: a ready pod is an endpoint of its service only when kube-proxy
     /// has heard of it.
     pub fn reaches(&self, host: &str, port: u16) -> Result<(), Error> {

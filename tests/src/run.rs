@@ -129,6 +129,19 @@ impl Background {
         Ok(Self { shown, child })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads the rest of what it prints, for nobody: else it would stop when the pipe is full.
+    pub fn ignore(&mut self) {
+        if let Some(mut stdout) = self.child.stdout.take() {
+            std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        }
+    }
+
     /// The next line that it prints, without its end; empty when it prints no more.
     pub fn line(&mut self) -> Result<String, Error> {
         let mut line = Vec::new();

@@ -212,8 +212,7 @@ impl Bench<'_> {
                 }
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         let reached = ["up", "down"].map(|direction| {
             let median = |row: &str| figures.median(&format!("{row}, {direction}"));
             let best = ways.iter().filter(|way| way.is_peer).map(|way| median(way.row)).fold(0.0, f64::max);
@@ -247,8 +246,7 @@ impl Bench<'_> {
                 figures.add(method, said_of(tp.arg(&self.programs.prices).args(words), "connect")? / 1e3);
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         Ok(true)
     }
 
@@ -260,8 +258,7 @@ impl Bench<'_> {
                 figures.add(method, time(self.tp(method, &[])?.arg("true"))?);
             }
         }
-        figures.print();
-        figures.keep()?;
+        figures.tell()?;
         Ok(true)
     }
 }
