@@ -12,6 +12,9 @@
 //! | fusermount3 ([`fusermount`]) | that program | below `TP_ROOT`, for all processes of this user |
 //! | none | | nowhere: it is said, and is an error if volumes were asked for |
 //!
+//! What is at no volume's path is the laptop's, but for root's files being those of `nobody`, and for folders with a
+//! [cover](tp_inside::hold::volumes).
+//!
 //! The namespace is made while the session is opened, so that nobody waits for it. The command is started in it, and so are
 //! all its children; what they enter besides (a private network) is made below it.
 
@@ -29,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinHandle;
 use tp_abi::env;
+use tp_inside::hold::volumes::{made_by, remove_empty};
 use tracing::{debug, info, warn};
 
 use crate::kube::agent::{PodMount, PodVolumes};
@@ -141,9 +145,11 @@ impl Prepared {
                 Err(fusermount) => return nowhere(choice, namespace, fusermount),
             },
         };
-        volumes::serve(device, open(pod), &mounts(&chosen), denied(volumes)).map_err(MountsError::Serve)?;
+        let served = volumes::serve(device, open(pod), &mounts(&chosen), denied(volumes))
+            .map_err(MountsError::Serve)?;
         let mut mounts = Mounts { way, shown: None };
         if let Way::Namespace(namespace) = &mut mounts.way {
+            served.look().await;
             place(namespace, choice, &chosen, laptop).await?;
         }
         mounts.shown = Some((root, chosen.iter().map(|chosen| chosen.mount.path.clone()).collect()));
@@ -185,6 +191,7 @@ fn mounts(chosen: &[Chosen<'_>]) -> Vec<Mount> {
         path: chosen.mount.path.clone(),
         source: chosen.mount.source.clone(),
         writable: chosen.writable,
+        is_folder: chosen.mount.is_folder,
     };
     chosen.iter().map(mount).collect()
 }
@@ -283,10 +290,8 @@ impl Mounts {
 /// system in it, which has the pod's files.
 #[must_use]
 pub fn sweep(folder: &Path) -> bool {
-    let made = fs::read(folder.join(env::MADE)).unwrap_or_default();
-    let paths: Vec<_> = made.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
-    for path in paths.into_iter().rev() {
-        tp_inside::hold::volumes::remove_empty(Path::new(OsStr::from_bytes(path)));
+    for path in made_by(folder).iter().rev() {
+        remove_empty(path);
     }
     let root = folder.join(env::VOLUMES);
     if is_mounted(&root, folder) {

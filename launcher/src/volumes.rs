@@ -7,7 +7,7 @@
 //! answer, errno included. Nothing waits behind anything else. Files that are read from front to back are asked for
 //! [`ahead`] of the kernel, which by itself looks 128 KiB ahead and no further.
 //!
-//! Invariants: nothing is asked before a program touches a file; what was in the pod's hands when a link was lost is asked
+//! Invariants: nothing is asked before a program touches a file, unless it is not known what a volume is; what was in the pod's hands when a link was lost is asked
 //! again over the next one if that makes no difference, and fails with `EIO` otherwise; nobody waits longer than ten
 //! seconds for a link.
 //!
@@ -46,6 +46,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// Whether it may be changed.
     pub writable: bool,
+    /// Whether it is known to be a folder. Otherwise the agent must be asked before it can be mounted anywhere.
+    pub is_folder: bool,
 }
 
 /// A VOLUMES stream of whatever link there is, behind the SOCKS reply; it may be waited for.
@@ -54,7 +56,10 @@ pub type Opening = BoxFuture<'static, io::Result<Stream>>;
 /// A file system that is being served. Dropping it changes nothing: it ends when it is unmounted, or with the process, and
 /// then its users have `ENOTCONN`.
 #[derive(Debug)]
-pub struct Served(BackgroundSession);
+pub struct Served {
+    session: BackgroundSession,
+    volumes: Arc<requests::Volumes>,
+}
 
 impl Served {
     /// Waits until the file system is unmounted everywhere, or was aborted.
@@ -62,7 +67,12 @@ impl Served {
     /// # Errors
     /// What reading the device failed with otherwise.
     pub fn wait(self) -> io::Result<()> {
-        self.0.join()
+        self.session.join()
+    }
+
+    /// Finds out of all volumes at once what they are, so that nobody waits for one after the other.
+    pub async fn look(&self) {
+        self.volumes.look_at_all().await;
     }
 }
 
@@ -85,5 +95,5 @@ pub fn serve(
     config.acl = SessionACL::All;
     let session = Session::from_fd(system, device, SessionACL::All, config)?;
     volumes.tell_by(session.notifier());
-    session.spawn().map(Served)
+    Ok(Served { session: session.spawn()?, volumes })
 }

@@ -101,7 +101,7 @@ impl Shown {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().join("real");
         fs::create_dir(&real).unwrap();
-        let mounts = [Mount { path: "/vol".into(), source: real.clone(), writable }];
+        let mounts = [Mount { path: "/vol".into(), source: real.clone(), writable, is_folder: true }];
         let mut shown = Self::with(folder, &mounts);
         shown.seen.push("vol");
         shown.real = real;

@@ -128,7 +128,7 @@ impl Held {
         map(uid.as_raw(), gid.as_raw()).map_err(refuse("the mapping of the user"))?;
         let both = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
         unshare(both).map_err(io::Error::from).map_err(refuse("network and mount namespaces"))?;
-        mounts::make(&settings.folder).map_err(refuse("the pod's files over the laptop's"))?;
+        mounts::make(&settings.folder, uid).map_err(refuse("the pod's files over the laptop's"))?;
         permit(gid.as_raw());
         let open = |name: &str| std::fs::File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from);
         let user = open("user").map_err(refuse("the user namespace's file"))?;

@@ -200,6 +200,7 @@ mod tests {
             volume: "v".to_owned(),
             read_only,
             source: path.into(),
+            is_folder: true,
         }
     }
 

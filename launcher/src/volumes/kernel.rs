@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -122,6 +122,10 @@ impl Filesystem for System {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(told) = self.volumes.known(parent, name) {
+            // Whoever wants to know more than its type asks for its attributes.
+            return reply.entry_with_ttls(&Duration::ZERO, &KEPT, &told, GENERATION);
+        }
         let name = name.to_owned();
         self.entry(reply, |volumes| async move { volumes.look(parent, &name).await });
     }

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Component;
+use std::sync::OnceLock;
 
-use fuser::INodeNo;
+use fuser::{FileType, INodeNo};
 use socks_proxy::volumes::wire::{Hello, Place, Root};
 
 use super::Mount;
@@ -24,7 +25,15 @@ pub(super) struct Point {
     pub(super) place: Option<Place>,
     /// A volume begins here; otherwise there may be nothing in the pod.
     pub(super) is_volume: bool,
+    /// What a volume is, as soon as that is known.
+    pub(super) kind: OnceLock<FileType>,
     children: BTreeMap<Vec<u8>, INodeNo>,
+}
+
+impl Point {
+    const fn below(parent: INodeNo) -> Self {
+        Self { parent, place: None, is_volume: false, kind: OnceLock::new(), children: BTreeMap::new() }
+    }
 }
 
 /// All of them. The root is number 1.
@@ -38,8 +47,7 @@ pub(super) struct Points {
 impl Points {
     /// The points of `mounts`, and the first message that goes with them.
     pub(super) fn new(mounts: &[Mount]) -> (Self, Hello) {
-        let root = Point { parent: INodeNo::ROOT, place: None, is_volume: false, children: BTreeMap::new() };
-        let mut points = Self { points: vec![root], writable: Vec::new() };
+        let mut points = Self { points: vec![Point::below(INodeNo::ROOT)], writable: Vec::new() };
         let mut hello = Hello { roots: Vec::new() };
         for mount in mounts {
             let mut at = INodeNo::ROOT;
@@ -52,6 +60,8 @@ impl Points {
             if let Some(point) = points.get_mut(at) {
                 point.place = Some(Place { root, path: Vec::new().into(), is: None });
                 point.is_volume = true;
+                point.kind =
+                    mount.is_folder.then_some(FileType::Directory).map(OnceLock::from).unwrap_or_default();
             }
             let source = mount.source.as_os_str().as_bytes().to_vec();
             hello.roots.push(Root { path: source.into(), writable: mount.writable });
@@ -66,7 +76,7 @@ impl Points {
         let Some(point) = self.get_mut(parent) else { return parent };
         let child = *point.children.entry(name.to_owned().into_vec()).or_insert(next);
         if child == next {
-            self.points.push(Point { parent, place: None, is_volume: false, children: BTreeMap::new() });
+            self.points.push(Point::below(parent));
         }
         child
     }
@@ -97,6 +107,12 @@ impl Points {
     /// How many there are: their numbers end there.
     pub(super) fn count(&self) -> u64 {
         self.points.len() as u64
+    }
+
+    /// The volumes of which it is not known what they are.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = (INodeNo, &Point)> {
+        let numbered = (1..).map(INodeNo).zip(&self.points);
+        numbered.filter(|(_, point)| point.is_volume && point.kind.get().is_none())
     }
 
     /// The point of that name in another one.
@@ -131,7 +147,7 @@ mod tests {
     use super::*;
 
     fn mount(path: &str, source: &str) -> Mount {
-        Mount { path: path.into(), source: source.into(), writable: path.contains("data") }
+        Mount { path: path.into(), source: source.into(), writable: path.contains("data"), is_folder: false }
     }
 
     #[test]

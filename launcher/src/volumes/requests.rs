@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileHandle, FopenFlags, INodeNo, Notifier};
+use futures_util::future::join_all;
 use socks_proxy::volumes::wire::{Answer, Ask, Attributes, Change, Hello, Place, Space, Subject};
 use tracing::debug;
 
@@ -77,6 +78,24 @@ impl Volumes {
             Err(error) if !point.is_volume && error.code() == libc::ENOENT => Ok(made_up),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a name is that leads to a volume, as far as that is known without the agent: its type, and nothing else.
+    pub(super) fn known(&self, folder: INodeNo, name: &OsStr) -> Option<FileAttr> {
+        let number = self.tree.points().child(folder, name.as_bytes())?;
+        let kind = *self.tree.points().get(number)?.kind.get()?;
+        Some(FileAttr { kind, ..self.owner.folder(number, self.since) })
+    }
+
+    /// Asks what all volumes are of which that is not known.
+    pub(super) async fn look_at_all(&self) {
+        let looks = self.tree.points().unknown().map(|(number, point)| async move {
+            // One that cannot be looked at says so to whoever touches it.
+            if let Ok(told) = self.point(number).await {
+                let _ = point.kind.set(told.kind);
+            }
+        });
+        join_all(looks).await;
     }
 
     /// The kernel is to be told of a name.

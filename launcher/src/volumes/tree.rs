@@ -250,7 +250,8 @@ mod tests {
     use super::*;
 
     fn tree() -> Tree {
-        Tree::new(Points::new(&[Mount { path: "/v".into(), source: "/v".into(), writable: false }]).0)
+        let mount = Mount { path: "/v".into(), source: "/v".into(), writable: false, is_folder: true };
+        Tree::new(Points::new(&[mount]).0)
     }
 
     fn file(inode: u64) -> Attributes {

@@ -1,6 +1,7 @@
 //! What a program sees when the link is lost, and when the launcher is.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use super::*;
 
@@ -71,9 +72,13 @@ fn an_agent_that_is_silent_is_a_lost_link() {
         let stream = stream.map(|stream| Box::new(stream) as tp::pod::Stream);
         Box::pin(async move { stream.ok_or(std::io::ErrorKind::NotConnected.into()) }) as _
     };
-    let mounts = [Mount { path: "/vol".into(), source: "/".into(), writable: false }];
+    let mounts = [Mount { path: "/vol".into(), source: "/".into(), writable: false, is_folder: true }];
     let _entered = runtime.enter();
     let _served = tp::volumes::serve(device, open, &mounts, |_| {}).unwrap();
+    // That it is a folder is known: what mounts it asks nobody.
+    let by_type =
+        fs::File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(seen.join("vol"));
+    drop(by_type.unwrap());
     let error = fs::metadata(seen.join("vol")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     let _ = nix::mount::umount2(&seen, nix::mount::MntFlags::MNT_DETACH);

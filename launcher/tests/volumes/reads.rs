@@ -170,7 +170,12 @@ fn volumes_lie_within_each_other_and_files_can_be_volumes() {
     fs::write(at("data/own"), "own").unwrap();
     fs::write(at("other/inner"), "inner").unwrap();
     fs::write(at("single"), "single").unwrap();
-    let mount = |path: &str, source: &str| Mount { path: path.into(), source: at(source), writable: true };
+    let mount = |path: &str, source: &str| Mount {
+        path: path.into(),
+        source: at(source),
+        writable: true,
+        is_folder: false,
+    };
     let mounts = [
         mount("/data", "data"),
         mount("/data/cache", "other"),

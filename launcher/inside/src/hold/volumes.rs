@@ -3,7 +3,8 @@
 //! A mount namespace takes rights that a user has in a user namespace of his own, which a process without threads can make.
 //! So `tp-inside volumes` makes both, mounts a file system in there that the launcher serves (fuse(4)), hands its device
 //! and the namespaces over, and is told one path after the other: each is a mount of the pod's, and [`place`] puts that
-//! folder or file of the file system over the laptop's. Everything else is the laptop's, also what is mounted there later.
+//! folder or file of the file system over the laptop's. Everything else is the laptop's, also what is mounted there later;
+//! but for a folder that has a [`cover`], which has in it what was there when the run began.
 //!
 //! | it ends | with |
 //! |---|---|
@@ -16,6 +17,7 @@
 //! Invariants: uid and gid stay what they are; nothing is mounted for anybody else; no file of the laptop's is changed.
 
 mod cover;
+mod kept;
 mod place;
 
 use std::ffi::OsString;
@@ -31,8 +33,8 @@ use nix::unistd::{getegid, geteuid};
 
 use super::{Refused, leave_terminal, map, mounts, refuse, said, send};
 use crate::orders::{Answer, PATH_MAX};
+pub use kept::{made_by, remove_empty};
 use place::Places;
-pub use place::remove_empty;
 
 /// `tp-inside volumes FOLDER`, with the launcher at the other end of standard input. `FOLDER` is the run's, and has a folder
 /// [`tp_abi::env::VOLUMES`] in it. Returns when the launcher wants no more.
@@ -75,6 +77,9 @@ fn make(root: &Path) -> Result<Vec<OwnedFd>, Refused> {
         user = Some(open("user").map_err(refuse("the user namespace's file"))?);
     }
     mounts::take_no_part().map_err(refuse("mounts that are nobody else's"))?;
+    if user.is_some() {
+        mounts::owned(uid).map_err(refuse("copies of ssh's settings"))?;
+    }
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(refuse("/dev/fuse"))?;
     // Servers that root starts become other users.
     let others = if user.is_none() { ",allow_other" } else { "" };

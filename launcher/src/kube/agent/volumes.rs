@@ -30,6 +30,8 @@ pub struct PodMount {
     pub read_only: bool,
     /// Where the agent has it.
     pub source: PathBuf,
+    /// It is a folder, whatever is in it; otherwise it may be a file as well.
+    pub is_folder: bool,
 }
 
 /// The mounts of an ephemeral container that stands for this one.
@@ -84,15 +86,14 @@ fn mounts(target: &Target, environ: &[u8]) -> Vec<PodMount> {
     let Some(spec) = &target.pod.spec else { return Vec::new() };
     let container = spec.containers.iter().find(|container| container.name == target.container);
     let mounts = container.and_then(|container| container.volume_mounts.as_deref()).unwrap_or_default();
-    let what = |name: &str| {
-        spec.volumes.iter().flatten().find(|volume| volume.name == name).map_or_else(String::new, describe)
-    };
+    let volume = |name: &str| spec.volumes.iter().flatten().find(|volume| volume.name == name);
     let seen = |mount: &VolumeMount| PodMount {
         path: absolute(Path::new(&mount.mount_path)),
-        what: what(&mount.name),
+        what: volume(&mount.name).map_or_else(String::new, describe),
         volume: mount.name.clone(),
         read_only: mount.read_only == Some(true),
         source: source(mount, environ),
+        is_folder: !is_part(mount) && volume(&mount.name).is_some_and(is_folder),
     };
     mounts.iter().map(seen).collect()
 }
@@ -158,6 +159,15 @@ fn expanded(text: &[u8], environ: &[u8]) -> Vec<u8> {
 
 fn value<'a>(name: &[u8], environ: &'a [u8]) -> Option<&'a [u8]> {
     environ.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+}
+
+/// Volumes that the kubelet makes itself are folders; a path of the node, or what a driver mounts, can be a file.
+const fn is_folder(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
+        || volume.empty_dir.is_some()
 }
 
 fn describe(volume: &Volume) -> String {
@@ -232,6 +242,7 @@ mod tests {
                 ("/relative/y", "/relative/y"),
             ]
         );
+        assert_eq!(mounts.iter().map(|mount| mount.is_folder).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!((mounts[0].what.as_str(), mounts[0].read_only), ("secret \"tls\"", true));
         assert_eq!((mounts[2].what.as_str(), mounts[2].read_only), ("emptyDir volume \"e\"", false));
     }

@@ -3,6 +3,9 @@
 //! Nothing but a mount can stand where the laptop has no file, and a mount needs one to stand on. The cover is a tmpfs;
 //! each folder, file and socket of the covered one is mounted in it under its name, symbolic links are copied. It is filled
 //! aside and then moved over the folder, since nothing below a mount is reached by its path any more.
+//!
+//! It is what there was when it was made: what is made anew in the folder later is not in it, and what is removed there is
+//! still there, but for what is below the folder's own folders.
 
 use std::ffi::OsStr;
 use std::fs;
