@@ -163,29 +163,26 @@ impl Volumes {
         self.client.tell_if(number, &Ask::Close { handle }).await;
     }
 
-    /// Attributes of a node, by a file that is open on it if there is one: it may have lost its name.
-    pub(super) async fn subject(&self, node: INodeNo, file: Option<FileHandle>) -> Result<Answered, Errno> {
-        let open = match file {
-            Some(number) => Some(self.files.get(number)?),
-            None => self.files.of(node),
-        };
-        Ok(match open {
-            Some(file) => Answered::Open(file),
-            None => Answered::Named(self.tree.place(node)?),
-        })
-    }
-
-    /// Asks about a node, see [`Volumes::subject`].
+    /// Asks about a node: by its file if there is one, else by another one that is open on it (it may have lost its name), else
+    /// by its path.
     pub(super) async fn ask_about(
         &self,
         node: INodeNo,
         file: Option<FileHandle>,
-        ask: impl FnOnce(Subject) -> Ask,
+        ask: impl Fn(Subject) -> Ask,
     ) -> Result<Answer, Errno> {
-        match self.subject(node, file).await? {
-            Answered::Open(file) => self.ask_of(&file, |handle| ask(Subject::Handle(handle))).await,
-            Answered::Named(place) => self.client.ask(&ask(Subject::Place(place))).await,
+        let by = async |file: &File| self.ask_of(file, |handle| ask(Subject::Handle(handle))).await;
+        if let Some(number) = file {
+            return by(&*self.files.get(number)?).await;
         }
+        if let Some(file) = self.files.of(node) {
+            match by(&file).await {
+                // Whoever had it open has closed it meanwhile: rsync sets a file's time just then.
+                Err(error) if error.code() == libc::EBADF => {}
+                asked => return asked,
+            }
+        }
+        self.client.ask(&ask(Subject::Place(self.tree.place(node)?))).await
     }
 
     /// Reads as planned.
@@ -237,12 +234,6 @@ impl Volumes {
             _ => Err(Errno::EIO),
         }
     }
-}
-
-/// What a question is about.
-pub(super) enum Answered {
-    Open(Arc<File>),
-    Named(Place),
 }
 
 /// What had been asked for ahead, and whether the file goes on behind it.

@@ -286,8 +286,8 @@ impl Volumes {
             // Who may do what is the pod's business, and `ls -l` asks these of every file.
             Some(name) if is_of_the_pods_kernel(name.as_bytes()) => return Err(Errno::EOPNOTSUPP),
             Some(name) => {
-                let name = name.as_bytes().to_vec().into();
-                self.ask_about(node, None, |of| Ask::Xattr { of, name }).await?
+                let name = || name.as_bytes().to_vec().into();
+                self.ask_about(node, None, |of| Ask::Xattr { of, name: name() }).await?
             }
             None if self.tree.place(node).is_err() && self.tree.points().get(node).is_some() => {
                 return Ok(Vec::new());
@@ -312,12 +312,14 @@ impl Volumes {
         if is_of_the_pods_kernel(name.as_bytes()) {
             return Err(Errno::EOPNOTSUPP);
         }
-        let name = name.as_bytes().to_vec().into();
-        let ask = |of| match value {
-            Some((value, flags)) => {
-                Ask::SetXattr { of, name, value: value.into(), flags: flags.cast_unsigned() }
+        let ask = |of| {
+            let name = name.as_bytes().to_vec().into();
+            match &value {
+                Some((value, flags)) => {
+                    Ask::SetXattr { of, name, value: value.clone().into(), flags: flags.cast_unsigned() }
+                }
+                None => Ask::RemoveXattr { of, name },
             }
-            None => Ask::RemoveXattr { of, name },
         };
         self.ask_about(node, None, ask).await.map(drop)
     }
