@@ -31,6 +31,8 @@ pub const USER: &str = "dev";
 pub const NEIGHBOUR: &str = "neighbour.test";
 /// Devices that are open to everybody on people's machines, and may be closed here: path, major and minor number.
 const DEVICES: [(&str, u64, u64); 2] = [("/dev/net/tun", 10, 200), ("/dev/fuse", 10, 229)];
+/// What ssh of the laptop reads for all its users, if it reads this folder: as distributions and systemd have files there.
+const SSH_SETTINGS: &str = "/etc/ssh/ssh_config.d";
 /// Variables of the caller that the laptop's programs may see: they change how things look, not what they do.
 const KEPT: [&str; 6] = ["TERM", "COLORTERM", "NO_COLOR", "RUST_LOG", "RUST_BACKTRACE", "TP_DEBUG"];
 
@@ -172,6 +174,11 @@ impl Laptop {
             run::folder(&owned)?;
             give(&owned, 0o700)?;
         }
+        run::folder(&shadow(layout, SSH_SETTINGS))?;
+        etc(
+            "ssh/ssh_config.d/laptop.conf",
+            "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n".to_owned(),
+        )?;
         for (path, major, minor) in DEVICES {
             device(&shadow(layout, path), major, minor)?;
         }
@@ -232,8 +239,9 @@ impl Entry {
         let network = fs::File::open(&place.network).map_err(Error::file("open", &place.network))?.into();
         // A kernel without tun or fuse has no such device to open up: then a program finds none here either.
         let devices = DEVICES.iter().map(|(path, ..)| *path).filter(|path| Path::new(path).exists());
-        let own =
-            ["/etc/passwd", "/etc/group"].into_iter().chain(devices).map(|path| (shadow(layout, path), path));
+        let settings = Some(SSH_SETTINGS).filter(|path| Path::new(path).exists());
+        let own = ["/etc/passwd", "/etc/group"].into_iter().chain(settings).chain(devices);
+        let own = own.map(|path| (shadow(layout, path), path));
         let of_place = [(place.resolv_conf.clone(), "/etc/resolv.conf"), (place.hosts.clone(), "/etc/hosts")];
         let mounts =
             own.chain(of_place).map(|(source, path)| Ok((c_path(&source)?, c_path(Path::new(path))?)));

@@ -4,12 +4,16 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use tp_tests::case::{Folder, LIMIT, PYTHON, Ran, Running, ran};
+use tp_tests::case::{PYTHON, Ran, Running, ran};
 use tp_tests::{Case, Sandbox, run};
+
+#[path = "cluster_volumes/ends.rs"]
+mod ends;
+#[path = "cluster_volumes/programs.rs"]
+mod programs;
 
 /// A pod with every kind of volume, whose container has a shell.
 const POD: &str = r#"
@@ -17,6 +21,11 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: config}
 data: {greeting: hello, part.conf: a part}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: changing}
+data: {greeting: as it was}
 ---
 apiVersion: v1
 kind: Secret
@@ -56,8 +65,10 @@ spec:
     env: [{name: PART, value: a}]
     volumeMounts:
     - {name: config, mountPath: /etc/web/config}
+    - {name: changing, mountPath: /etc/web/changing}
     - {name: tls, mountPath: /etc/ssl}
     - {name: hidden, mountPath: /etc/hidden}
+    - {name: closed, mountPath: /etc/closed}
     - {name: config, mountPath: /srv/one.conf, subPath: part.conf}
     - {name: empty, mountPath: "/data/with space/ü:x"}
     - {name: parts, mountPath: /data/parts}
@@ -66,8 +77,12 @@ spec:
     - {name: host, mountPath: /host}
     - {name: claim, mountPath: /claim}
     - {name: scratch, mountPath: /tmp}
+    - {name: own, mountPath: /own}
   volumes:
   - {name: config, configMap: {name: config}}
+  - {name: changing, configMap: {name: changing}}
+  - {name: closed, configMap: {name: config, defaultMode: 256}}
+  - {name: own, emptyDir: {}}
   - {name: tls, secret: {secretName: tls}}
   - {name: hidden, secret: {secretName: tls, defaultMode: 256}}
   - {name: empty, emptyDir: {}}
@@ -96,13 +111,29 @@ sh -c 'sh -c "cat /etc/web/config/greeting"'; echo
 struct All(Sandbox);
 
 impl All {
+    /// One for all cases that leave it as it is: the last of those that run side by side takes it away.
+    fn shared(case: &Case) -> Arc<Self> {
+        static SHARED: Mutex<Weak<All>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let all = Arc::new(Self::new(case));
+            // Cases that start at once would make an agent each.
+            all.tp(case, &[], "true").succeeds();
+            *shared = Arc::downgrade(&all);
+            all
+        })
+    }
+
     fn new(case: &Case) -> Self {
-        let sandbox = Sandbox::create(case.target(), "volumes").unwrap();
-        let all = Self(sandbox);
+        let all = Self(Sandbox::create(case.target(), "volumes").unwrap());
         all.0.apply(&POD.replace("NAMESPACE", all.0.namespace())).unwrap();
-        run::output(all.0.kubectl().args(["wait", "--for=condition=Ready", "pod/all", "--timeout=60s"]))
-            .unwrap();
+        all.is_ready();
         all
+    }
+
+    fn is_ready(&self) {
+        let ready = ["wait", "--for=condition=Ready", "pod/all", "--timeout=60s"];
+        run::output(self.0.kubectl().args(ready)).unwrap();
     }
 
     fn options<'a>(&'a self, more: &'a [&'a str]) -> Vec<&'a str> {
@@ -131,45 +162,58 @@ impl Drop for All {
 
 /// Steps: a script reads each volume in the container, and under tp; a static program reads one, too; nothing can be written,
 /// and a folder of the laptop's is what it was beside them. Then two volumes are written to, and the container has it; a
-/// ConfigMap changes while a program looks.
+/// run in the run has them, too; clients of the cluster find theirs. Meanwhile a ConfigMap changes while a program looks.
 #[test]
 fn a_program_reads_and_writes_what_the_container_does() {
     let case = Case::cold();
-    let all = All::new(&case);
+    let all = All::shared(&case);
+    let looking = looks_at_what_changes(&case, &all);
     all.tp(&case, &[], READ).prints(&all.inside(READ));
     let fixed = "busybox cat /etc/web/config/greeting; cd /run && ls | wc -l; cat /etc/hostname > /dev/null && echo x;
         touch /etc/web/config/new /claim/new; id -u; touch $HOME/.written && rm $HOME/.written && echo written;
         echo > /tmp/.tp-test-$$ && rm /tmp/.tp-test-$$ && echo scratch; ls $TP_ROOT/tmp; echo $TELEPRESENCE_MOUNTS";
     let here = all.tp(&case, &[], fixed);
-    here.says(&["hello", "47001", "written", "scratch", "ready", "/etc/web/config:/etc/ssl:"]);
+    here.says(&[
+        "hello",
+        "47001",
+        "written",
+        "scratch",
+        "ready",
+        "/etc/web/config:/etc/web/changing:/etc/ssl:",
+    ]);
     here.complains(&["/etc/web/config/new", "/claim/new", "Read-only file system"]);
-    let write =
+    let tp: Command = case.target().tp().unwrap();
+    let inner = format!("{} run -n {} --pod all --", tp.get_program().to_string_lossy(), all.0.namespace());
+    let write = format!(
         "echo from the laptop > /claim/new && mv /claim/new /claim/moved && ln -s moved /claim/link &&
-        echo x > /srv/part/new && ! touch /host/new && cat /claim/link";
-    let wrote = all.tp(&case, &["--mount-rw=/claim", "--mount-rw=/srv/part"], write);
-    wrote.prints("from the laptop").complains(&["/host/new"]);
+        echo x > /srv/part/new && ! touch /host/new && cat /claim/link
+        {inner} sh -c 'cat /srv/part/file /srv/one.conf'"
+    );
+    let wrote = all.tp(&case, &["--mount-rw=/claim", "--mount-rw=/srv/part"], &write);
+    wrote.prints("from the laptop\nof a\na part").complains(&["/host/new"]);
     assert_eq!(all.inside("cat /claim/link /data/parts/a/new; ls /host"), "from the laptop\nx\nfile");
-    changes(&case, &all);
+    are_the_pods_account(&case, &all);
+    looking.ends_within(Duration::from_secs(120)).prints("changed");
 }
 
 /// A ConfigMap changes while a program looks. The kubelet looks at a pod anew that has changed itself.
-fn changes(case: &Case, all: &All) {
-    let script = "cat /etc/web/config/greeting; echo; until grep -q changed /etc/web/config/greeting; do sleep 0.2; done;
-        cat /etc/web/config/greeting";
-    let running = Running::start(case.command(all.options(&[]), ["sh", "-c", script]).stdin(Stdio::null()));
+fn looks_at_what_changes(case: &Case, all: &All) -> Running {
+    let script = "cat /etc/web/changing/greeting; until grep -q changed /etc/web/changing/greeting; do sleep 0.2; done;
+        cat /etc/web/changing/greeting";
+    let mut command = case.command(all.options(&[]), ["sh", "-c", script]);
+    let mut running = Running::start(command.stdin(Stdio::null()));
+    let mut first = [0; 9];
+    std::io::Read::read_exact(running.child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    assert_eq!(&first, b"as it was");
     let patch = r#"{"data": {"greeting": "changed"}}"#;
-    run::output(all.0.kubectl().args(["patch", "configmap", "config", "--patch", patch])).unwrap();
+    run::output(all.0.kubectl().args(["patch", "configmap", "changing", "--patch", patch])).unwrap();
     run::output(all.0.kubectl().args(["annotate", "pod", "all", "look=again"])).unwrap();
-    let ran = running.ends_within(Duration::from_secs(120));
-    assert!(ran.succeeds().ends_with("changed"), "{ran}");
+    running
 }
 
-/// Steps: kubectl (static Go, client-go's configuration of a pod), and Python with the account's files, ask the API server as
-/// the pod's account.
-#[test]
-fn clients_of_the_cluster_are_the_pods_account() {
-    let case = Case::cold();
-    let all = All::new(&case);
+/// kubectl (static Go, client-go's configuration of a pod), and Python with the account's files, ask the API server as the
+/// pod's account.
+fn are_the_pods_account(case: &Case, all: &All) {
     let account = format!("system:serviceaccount:{}:default", all.0.namespace());
     let script = format!(
         "unset KUBECONFIG; HOME=/nonexistent kubectl auth whoami -o jsonpath='{{.status.userInfo.username}}'; echo
@@ -181,15 +225,15 @@ answer = requests.post(\"https://kubernetes.default.svc/apis/authentication.k8s.
     headers={{\"Authorization\": \"Bearer \" + open(at + \"token\").read()}}, verify=at + \"ca.crt\")
 print(answer.json()[\"status\"][\"userInfo\"][\"username\"])'"
     );
-    all.tp(&case, &[], &script).prints(&format!("{account}\n{account}"));
+    all.tp(case, &[], &script).prints(&format!("{account}\n{account}"));
 }
 
-/// Steps: a secret that only root may read: the program is told as of any file, and the user why, once. Wrong words are told
-/// with the right ones. Without volumes there are none.
+/// Steps: a Secret and a ConfigMap that only root may read: the program is told as of any file, and the user why, once. Wrong
+/// words are told with the right ones. Without volumes there are none.
 #[test]
 fn what_cannot_be_had_is_told() {
     let case = Case::cold();
-    let all = All::new(&case);
+    let all = All::shared(&case);
     let unknown = all.tp(&case, &["--mount", "/etc/wbe"], "true");
     unknown
         .exits(125)
@@ -205,9 +249,11 @@ fn what_cannot_be_had_is_told() {
         "cat /claim/file; ls -d /etc/web /host /etc/hidden; echo $TELEPRESENCE_MOUNTS",
     );
     one.prints("claimed\n/claim").complains(&["/etc/web", "/host", "/etc/hidden"]);
-    let hidden = all.tp(&case, &[], "cat /etc/hidden/key; cat /etc/hidden/key; cat /etc/ssl/key");
+    let hidden =
+        all.tp(&case, &[], "cat /etc/hidden/key /etc/closed/greeting; cat /etc/hidden/key; cat /etc/ssl/key");
     hidden.prints("a secret").complains(&[
         "cat: /etc/hidden/key: Permission denied",
+        "cat: /etc/closed/greeting: Permission denied",
         "secret \"tls\"",
         "as user 65532",
     ]);
@@ -222,7 +268,7 @@ fn what_cannot_be_had_is_told() {
 fn without_namespaces_they_are_below_a_folder() {
     let case = Case::cold();
     let Some(laptop) = case.laptop("a user without privileges") else { return };
-    let all = All::new(&case);
+    let all = All::shared(&case);
     let limited = |prepare: &str, more: &[&str], script: &str| {
         let limit = format!(
             "for kind in user mnt; do echo 0 > /proc/sys/user/max_${{kind}}_namespaces; done; {prepare}
@@ -243,87 +289,4 @@ fn without_namespaces_they_are_below_a_folder() {
         .prints("[]")
         .complains(&["volumes cannot be shown", "fusermount3"]);
     limited(hidden, &["--mount", "true"], "echo started").exits(125).complains(&["volumes cannot be shown"]);
-}
-
-/// Steps: a volume whose folder can be made by the user himself, and a program that looks while tp is killed: it is told at
-/// once. When it has ended no mount is left; the next run leaves no folder of the first.
-#[test]
-fn a_launcher_that_is_killed_leaves_no_mount_and_no_folder() {
-    let case = Case::cold();
-    let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
-    let folder = Folder::new(laptop);
-    let path = folder.file("made/below");
-    let sandbox = Sandbox::create(case.target(), "killed").unwrap();
-    let pod = format!(
-        r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "all"}}, "spec": {{"terminationGracePeriodSeconds": 0,
-        "containers": [{{"name": "app", "image": "busybox:stable", "command": ["sleep", "100000"],
-        "volumeMounts": [{{"name": "v", "mountPath": "{path}"}}]}}], "volumes": [{{"name": "v", "emptyDir": {{}}}}]}}}}"#
-    );
-    sandbox.apply(&pod).unwrap();
-    run::output(sandbox.kubectl().args(["wait", "--for=condition=Ready", "pod/all", "--timeout=60s"]))
-        .unwrap();
-    let options = ["-n", sandbox.namespace(), "--pod", "all"];
-    let script = format!(
-        "ls {path} && echo there; read line; ls {path}; ls /var/run/secrets/kubernetes.io/serviceaccount"
-    );
-    let mut command = case.command(options, ["sh", "-c", &script]);
-    let mut running = Running::start(command.stdin(Stdio::piped()));
-    let input = running.child.stdin.take().unwrap();
-    let deadline = Instant::now() + LIMIT;
-    while !folder.path().join("made/below").exists() {
-        assert!(Instant::now() < deadline, "the folder was not made");
-        sleep(Duration::from_millis(20));
-    }
-    let run_folder = running.folder();
-    sleep(Duration::from_millis(300));
-    kill(running.pid(), Signal::SIGKILL).unwrap();
-    drop(input);
-    let ended = running.ends_within(LIMIT);
-    assert!(ended.stderr.contains(&path), "{ended}");
-    let name = run_folder.display().to_string();
-    let mounted = || {
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        all.filter_map(|process| fs::read_to_string(process.path().join("mountinfo")).ok())
-            .any(|mounts| mounts.contains(&name))
-    };
-    while mounted() || folder.path().join("made").exists() {
-        assert!(Instant::now() < deadline, "mounted: {}, {ended}", mounted());
-        sleep(Duration::from_millis(50));
-    }
-    ran(&mut case.command(options, ["true"])).succeeds();
-    assert!(!run_folder.exists());
-    assert!(!folder.path().join("made").exists());
-}
-
-/// Steps: a link that is lost, with no other pod to go to: a file that was open and one that was not give EIO, soon.
-#[test]
-fn a_lost_pod_is_an_error_and_no_wait_for_ever() {
-    let case = Case::cold();
-    let all = All::new(&case);
-    // The container may go on for a moment after the pod is no more.
-    let script = "echo ready; read line; while cat /claim/file; do sleep 0.2; done; echo lost";
-    let mut command = case.command(all.options(&[]), ["sh", "-c", script]);
-    let mut running = Running::start(command.stdin(Stdio::piped()));
-    let input = running.child.stdin.take().unwrap();
-    let mut first = [0; 5];
-    std::io::Read::read_exact(running.child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    let delete = ["delete", "pod", "all", "--grace-period=0", "--force", "--wait=true"];
-    run::output(all.0.kubectl().args(delete)).unwrap();
-    drop(input);
-    let ended = running.ends_within(LIMIT);
-    ended.says(&["lost"]).complains(&["/claim/file: Input/output error"]);
-}
-
-/// Steps: a run in a run has the volumes of its own pod at the same paths.
-#[test]
-fn a_run_in_a_run_has_its_own_volumes() {
-    let case = Case::cold();
-    let all = All::new(&case);
-    let tp: Command = case.target().tp().unwrap();
-    let program = tp.get_program().to_string_lossy().into_owned();
-    let script = format!(
-        "cat /srv/part/file; {program} run -n {} --pod all -- sh -c 'cat /srv/part/file; busybox cat /srv/one.conf'; echo; cat /claim/file",
-        all.0.namespace()
-    );
-    all.tp(&case, &[], &script).prints("of a\nof a\na part\nclaimed");
 }
