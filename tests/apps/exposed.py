@@ -33,7 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 def echo(connection):
     # All of it comes back when the peer has ended its side: an end must arrive as one.
-    heard = b""
+    heard = bytearray()
     while got := connection.recv(65536):
         heard += got
     connection.sendall(b"laptop heard " + heard)
@@ -93,7 +93,7 @@ for argument in sys.argv[1:]:
         threading.Thread(target=answer, args=(listen(port, socket.SOCK_DGRAM),), daemon=True).start()
     else:
         listener = listen(port, socket.SOCK_STREAM)
-        listener.listen(64)
+        listener.listen(1024)
         serve = {"echo": echo, "talker": talk, "ws": websocket}[name]
         threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
 

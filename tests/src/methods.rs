@@ -150,6 +150,7 @@ pub const BOUND: &[Bound] = &[
     bound("cluster_expose", "a_laptop_that_is_cut_off_gives_the_port_back_and_takes_it_again", SHIM, PODS),
     bound("cluster_expose", "ten_thousand_requests_across_start_kill_and_end", SHIM, PODS),
     bound("cluster_expose", "servers_of_many_makes_serve_the_clusters_requests", SHIM, PODS),
+    bound("cluster_expose", "many_clients_and_many_bytes_come_through_a_port", SHIM, PODS),
     bound("cluster_expose", "a_mirror_leaves_the_answers_to_the_app", SHIM, PODS),
     bound("cluster_expose", "two_people_with_headers_of_their_own_share_a_port", SHIM, PODS),
     bound("cluster_expose", "what_cannot_be_exposed_is_said", SHIM, PODS),

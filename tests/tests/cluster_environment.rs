@@ -134,6 +134,7 @@ spec:
         - {name: ABSENT, valueFrom: {configMapKeyRef: {name: nothing, key: x, optional: true}}}
         - {name: "odd-name.x", value: "1"}
         - {name: "of two words", value: "2"}
+        - {name: WORDS, value: "grüße 日本 😀 `x` ${x} #x !x %x% \\n"}
         envFrom:
         - {configMapRef: {name: open}}
         - {secretRef: {name: closed}}
@@ -182,6 +183,7 @@ fn every_source_is_there_and_every_reader_reads_the_same() {
         ("OTHERS", "64"),
         ("odd-name.x", "1"),
         ("of two words", "2"),
+        ("WORDS", "grüße 日本 😀 `x` ${x} #x !x %x% \\n"),
         ("dotted.name-1", "kept"),
         ("shade", "hunter2-shade $x"),
         ("P_shade", "light"),
@@ -196,11 +198,29 @@ fn every_source_is_there_and_every_reader_reads_the_same() {
     let run = case.tp(["-n", sandbox.namespace(), "--deployment", "web"], show());
     let run = environment(&run);
     assert!(here.iter().all(|(name, value)| run.get(name) == Some(value)), "{here:?}\n{run:?}");
+    runtimes_find(&case, &sandbox, &here);
     read_back(&case, &sandbox, &here);
     for (container, service) in [("early", "early"), ("sidecar", "sidecar")] {
         let other = ran(&mut tp_env(&case, &sandbox, &["--format", "json", "--container", container]));
         assert_eq!(values(other.succeeds())["SERVICE"], service);
     }
+}
+
+/// Programs that read the environment by runtimes of their own find what is there.
+#[track_caller]
+fn runtimes_find(case: &Case, sandbox: &Sandbox, here: &BTreeMap<String, String>) {
+    let Some(laptop) = case.laptop("files of the laptop's user") else { return };
+    let place = ["-n", sandbox.namespace(), "--deployment", "web"];
+    let node = case.tp(place, ["node", "-e", "console.log(JSON.stringify(process.env))"]);
+    let node = values(node.succeeds());
+    assert!(here.iter().all(|(name, value)| node.get(name) == Some(value)), "{here:?}\n{node:?}");
+    let folder = Folder::new(laptop);
+    let source = "class Show { public static void main(String[] names) {
+        for (var name : names) System.out.print(System.getenv(name) + \"|\"); } }";
+    let java = folder.write("Show.java", source, 0o644);
+    let names = ["URL", "CERTIFICATE", "TOKEN", "KUBERNETES_SERVICE_HOST"];
+    let expected: String = names.iter().map(|name| format!("{}|", here[*name])).collect();
+    case.tp(place, ["java", &java].into_iter().chain(names)).prints(&expected);
 }
 
 /// Each syntax is read by those that it is for; they find what is there, but for what the syntax cannot say.
@@ -213,7 +233,8 @@ fn read_back(case: &Case, sandbox: &Sandbox, here: &BTreeMap<String, String>) {
         here.iter().filter(|(name, _)| known(name)).map(|(name, _)| name.as_str()).collect::<Vec<_>>()
     };
     let print = "import json, os; print(json.dumps({k: v for k, v in os.environ.items()}))";
-    let dotenv = "import json, sys, dotenv; print(json.dumps(dotenv.dotenv_values(sys.argv[1])))";
+    let dotenv =
+        "import json, sys, dotenv; print(json.dumps(dotenv.dotenv_values(sys.argv[1], interpolate=False)))";
     let docker = "import json, sys; lines = open(sys.argv[1], newline='').read().split('\\n'); \
                   print(json.dumps(dict(l.split('=', 1) for l in lines if l and not l.startswith('#'))))";
     let bash = format!("set -e; . \"$0\"; exec {PYTHON} -c \"$1\"");

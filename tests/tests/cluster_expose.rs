@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tp_tests::case::{Folder, LIMIT, PYTHON, Ran, Running, app, python, ran};
+use tp_tests::case::{Folder, LIMIT, PYTHON, Ran, Running, app, python, ran, ran_within};
 use tp_tests::gobuild::{self, Build};
 use tp_tests::{Apart, Case, Laptop, Layout, PodNetwork, Sandbox, Target, containerd, run};
 
@@ -86,10 +86,11 @@ impl Shop {
         let began = Instant::now();
         loop {
             let answer = self.fetch(url);
+            // An answer that was waited for comes too late, too.
+            assert!(began.elapsed() < limit, "{url}: not {who} within {limit:?} but {answer}");
             if answer.starts_with(who) {
                 return;
             }
-            assert!(began.elapsed() < limit, "{url}: not {who} within {limit:?} but {answer}");
             sleep(Duration::from_millis(50));
         }
     }
@@ -480,6 +481,21 @@ fn servers_of_many_makes_serve_the_clusters_requests() {
     running.ends();
 }
 
+/// Steps: a thousand clients are connected at once, while one writes slowly and one moves 100 MiB there and back.
+#[test]
+fn many_clients_and_many_bytes_come_through_a_port() {
+    let Some(shop) = Shop::new("many", 1) else { return };
+    let port = port();
+    let running = shop.exposes(&["--expose", &format!("{port}:7007")], &[&format!("echo={port}")]);
+    let source = std::fs::read_to_string(app("many_clients.py")).unwrap();
+    let mut clients = shop.client.command(PYTHON).unwrap();
+    let clients = clients.args(["-c", &source, &shop.host(), "7007", "1000", "100"]);
+    let clients = ran_within(clients, LIMIT * 3);
+    running.signal(Signal::SIGTERM);
+    running.ends();
+    clients.prints("1000 at once\nslow True large True");
+}
+
 /// Steps: the app answers all that comes, and the program sees it, too.
 #[test]
 fn a_mirror_leaves_the_answers_to_the_app() {
@@ -527,22 +543,45 @@ fn two_people_with_headers_of_their_own_share_a_port() {
 fn what_cannot_be_exposed_is_said() {
     let Some(shop) = Shop::new("wrong", 1) else { return };
     let refused = |options: &[&str], words: &[&str]| {
-        let refused = ran(&mut shop.command(options, &["true".to_owned()]));
+        let refused = ran(&mut shop.command(options, &["echo", "started"].map(str::to_owned)));
         refused.exits(125).complains(words);
+        assert_eq!(refused.stdout, "");
     };
+    let objects = || shop.kubectl(&["get", "deployments,services,endpointslices,pods", "-o", "yaml"]);
+    let before = objects();
     refused(&["--expose", "8080", "--expose", "81:8080"], &["port 8080 of the pod is exposed twice"]);
-    refused(&["--expose", "8080", "--expose", "81:http"], &["port 8080 of the pod is exposed twice"]);
-    refused(&["--expose", "70000"], &["`70000` is not a port of the pod"]);
+    refused(&["--expose", "7007", "--expose", "7007/TCP"], &["port 7007 of the pod is exposed twice"]);
+    for port in ["70000", "65536", "0", "8080:", "8080:8081:8082", "http_alt", ""] {
+        let pod = port.split_once(':').map_or(port, |(_, pod)| pod);
+        refused(&["--expose", port], &[&format!("`{pod}` is not a port of the pod"), "1 to 65535"]);
+    }
+    for (port, here) in
+        [(":8080", ""), ("0:8080", "0"), ("http:8080", "http"), ("127.0.0.1:8080", "127.0.0.1")]
+    {
+        refused(&["--expose", port], &[&format!("`{here}` is not a port of this machine"), "1 to 65535"]);
+    }
     refused(&["--expose", "80/icmp"], &["`icmp` is neither tcp nor udp"]);
-    refused(&["--expose", "htp"], &["no port with the name `htp`", "did you mean: http?"]);
-    refused(&["--expose", "9999"], &["nobody listens on port 9999", "kubectl get pod"]);
     refused(&["--mirror"], &["--expose"]);
+    refused(&["--http-header", "x=y"], &["--expose"]);
+    refused(&["--http-path", "/x"], &["--expose"]);
+    refused(&["--expose", "8080", "--mirror", "--http-header", "x=y"], &["--mirror", "cannot be used with"]);
     refused(&["--expose", "8080", "--http-header", "x"], &["`x` is not NAME=VALUE"]);
+    refused(&["--expose", "8080", "--http-header", "a b=c"], &["`a b` is no name of an HTTP header"]);
+    for value in ["x=\u{1}", "x=y\r\nz: 1", "x=y\n", "x= y"] {
+        refused(&["--expose", "8080", "--http-header", value], &["the value of `x` has a character"]);
+    }
+    refused(&["--expose", "8080", "--http-path", "x"], &["a path begins with `/`"]);
     refused(
         &["--expose", "datagrams/udp", "--http-path", "/x"],
         &["only HTTP requests have headers and paths"],
     );
     refused(&["--method", "shim", "--expose", "80:8080"], &["cannot listen on port 80", "--expose 8080:80"]);
+    assert_eq!(objects(), before, "nothing is made for what is refused");
+    // What a pod knows is known when there is an agent, which ends by itself.
+    refused(&["--expose", "8080", "--expose", "81:http"], &["port 8080 of the pod is exposed twice"]);
+    refused(&["--expose", "htp"], &["no port with the name `htp`", "did you mean: http?"]);
+    refused(&["--expose", "http/udp"], &["no port with the name `http`", "datagrams"]);
+    refused(&["--expose", "9999"], &["nobody listens on port 9999", "kubectl get pod"]);
     let port = port();
     let expose = format!("{port}:8080");
     let running = shop.exposes(&["--expose", &expose], &[&format!("http={port}")]);
@@ -556,8 +595,8 @@ fn what_cannot_be_exposed_is_said() {
     running.ends().exits(0);
     let label = "pod-security.kubernetes.io/enforce=baseline";
     shop.kubectl(&["label", "namespace", shop.sandbox.namespace(), label]);
-    shop.kubectl(&["delete", "pods", "--all", "--wait=false"]);
-    shop.kubectl(&["rollout", "status", "--timeout=60s", "deployment/web"]);
+    shop.kubectl(&["delete", "pods", "--all"]);
+    shop.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "pods", "-l", "app=web"]);
     refused(
         &["--expose", "8080", "--mirror"],
         &["not admitted to pod", "PodSecurity", "a mirror needs rules in the app's own pod", "NET_ADMIN"],

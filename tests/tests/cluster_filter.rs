@@ -4,6 +4,7 @@
 //! HTTP/1.1, HTTP/2, gRPC and WebSocket; the people's run under `tp run --expose`, with a port of the laptop each.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -11,7 +12,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
-use tp_tests::case::{LIMIT, Running, app, ran};
+use tp_tests::case::{LIMIT, PYTHON, Running, app, ran};
 use tp_tests::gobuild::{self, Build};
 use tp_tests::workload::Workload;
 use tp_tests::{Case, Layout, PodNetwork, Sandbox, Target, packages, run};
@@ -75,10 +76,38 @@ impl Shop {
 
     /// Starts somebody's program, which listens at that port of the laptop.
     fn person(&self, name: &str, port: &str, program: &[String]) -> Person {
-        let (expose, header) = (format!("{port}:{PORT}"), format!("x-user={name}"));
-        let place = ["-n", self.sandbox.namespace(), "--deployment", "shop"];
-        let options = place.into_iter().chain(["--expose", &expose, "--http-header", &header]);
-        Person(start(&mut self.case.command(options, program)))
+        Person(start(&mut self.exposing(port, &["--http-header", &format!("x-user={name}")], program)))
+    }
+
+    /// A program that listens at that port of the laptop, not yet started.
+    fn exposing(&self, port: &str, options: &[&str], program: &[String]) -> Command {
+        let expose = format!("{port}:{PORT}");
+        let place = ["-n", self.sandbox.namespace(), "--deployment", "shop", "--expose", &expose];
+        self.case.command(place.into_iter().chain(options.iter().copied()), program)
+    }
+
+    /// Who has the port, as `tp list` says it.
+    fn listed(&self) -> Vec<String> {
+        let mut tp = self.case.target().tp().unwrap();
+        let listed = ran(tp.args(["list", "-n", self.sandbox.namespace()]));
+        let row = listed.succeeds().lines().find_map(|line| line.strip_prefix("deployment/shop  1/1    "));
+        let exposed = row.unwrap_or_else(|| panic!("{listed}"));
+        exposed.trim().split("; ").map(str::to_owned).collect()
+    }
+
+    /// Waits until these, and no others, are listed: an agent says who has what a moment after it is so.
+    #[track_caller]
+    fn is_had_by(&self, whose: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let listed = self.listed();
+            let has = |word: &&str| listed.iter().filter(|row| row.contains(*word)).count() == 1;
+            if listed.len() == whose.len() && whose.iter().all(has) {
+                return;
+            }
+            assert!(began.elapsed() < LIMIT, "{listed:?} and not {whose:?}");
+            sleep(Duration::from_millis(50));
+        }
     }
 
     /// What a client in another pod prints.
@@ -180,4 +209,99 @@ fn web_sockets_go_to_whom_they_belong() {
     assert_eq!(said, [line("alice", "alice"), line("nobody", "app"), line("bob", "app")].join("\n"));
     alice.ends();
     shop.is_answered_by("alice", "app 5\":100", ask);
+}
+
+/// Steps: a client asks in every odd way of HTTP/1 before anybody takes requests, which tells what is true; then alice takes hers,
+/// and the same is asked for her and for nobody: it comes back the same, but for who answered.
+#[test]
+fn odd_requests_are_answered_as_if_nobody_looked_at_them() {
+    let Some(shop) = Shop::new("filter-odd") else { return };
+    let source = std::fs::read_to_string(app("odd_http.py")).unwrap();
+    let odd = |arguments: &[&str]| words(&[&[PYTHON, "-u", "-c", &source], arguments].concat());
+    let _app = shop.serves(&odd(&["serve", "app", PORT]));
+    let (ip, _) = shop.address.split_once(':').unwrap();
+    let ask = |user: &str| shop.asks(&odd(&["ask", ip, PORT, user]));
+    let truth = ask("alice");
+    assert!(truth.contains("later") && truth.lines().count() > 20, "{truth}");
+    let alice = shop.person("alice", "9394", &odd(&["serve", "alice", "9394"]));
+    let curl = |user: &str| {
+        let header = format!("x-user: {user}");
+        shop.asks(&words(&["curl", "-sS", "-m", "30", "-H", &header, &format!("http://{}/", shop.address)]))
+    };
+    shop.is_answered_by("alice", "[alice]", curl);
+    let hers = truth.lines().map(|line| match line.starts_with("pipelined for nobody") {
+        true => line.to_owned(),
+        false => line.replace("[app]", "[alice]"),
+    });
+    assert_eq!(ask("alice"), hers.collect::<Vec<_>>().join("\n"));
+    assert_eq!(ask("nobody"), truth.replace("for them", "for nobody"));
+    alice.ends();
+}
+
+/// What of a person's requests each has answered.
+type Counts = BTreeMap<String, BTreeMap<String, u32>>;
+
+/// Steps: alice and bob take their requests; carol takes the rest; dave wants all of it, and is told who has it; bob's tp is killed.
+/// All the time three people ask: of alice's requests none goes astray, nobody's are the app's or carol's, and bob's that were not
+/// under way when he was killed are answered.
+#[test]
+fn four_people_do_not_disturb_each_other() {
+    const ENOUGH: u32 = 2000;
+    let Some(shop) = Shop::new("filter-four") else { return };
+    let source = std::fs::read_to_string(app("odd_http.py")).unwrap();
+    let serve = |who: &str, port: &str| words(&[PYTHON, "-u", "-c", &source, "serve", who, port]);
+    let _app = shop.serves(&serve("app", PORT));
+    shop.is_had_by(&["-"]);
+    let curl = |user: &str| {
+        let header = format!("x-user: {user}");
+        shop.asks(&words(&["curl", "-sS", "-m", "30", "-H", &header, &format!("http://{}/", shop.address)]))
+    };
+    let alice = shop.person("alice", "9395", &serve("alice", "9395"));
+    let bob = shop.person("bob", "9396", &serve("bob", "9396"));
+    shop.is_answered_by("alice", "[alice]", curl);
+    shop.is_answered_by("bob", "[bob]", curl);
+    shop.is_had_by(&["(x-user=alice)", "(x-user=bob)"]);
+
+    let people = std::fs::read_to_string(app("people.py")).unwrap();
+    let (ip, _) = shop.address.split_once(':').unwrap();
+    let mut asking = shop.client.command(PYTHON).unwrap();
+    asking.args(["-u", "-c", &people, ip, PORT, "alice", "bob", "nobody"]);
+    let mut asking = Server(Running::start(asking.stdin(Stdio::piped())));
+    let counts = lines(&mut asking.0);
+    let until = |wanted: &dyn Fn(&Counts) -> bool| loop {
+        let counted: Counts = serde_json::from_str(&counts.recv_timeout(LIMIT).unwrap()).unwrap();
+        if wanted(&counted) {
+            return counted;
+        }
+    };
+    let of = |counts: &Counts, user: &str, who: &str| counts[user].get(who).copied().unwrap_or(0);
+    until(&|now| of(now, "bob", "[bob]") > ENOUGH && of(now, "alice", "[alice]") > ENOUGH / 2);
+    let carol = Person(start(&mut shop.exposing("9397", &[], &serve("carol", "9397"))));
+    shop.is_answered_by("nobody", "[carol]", curl);
+    let hers = format!("(tp {})", carol.0.0.pid());
+    let dave = ran(&mut shop.exposing("9398", &[], &words(&["echo", "started"])));
+    dave.exits(125).complains(&["port 9090 of pod `shop-", "is exposed by dev@", &hers, "--http-header"]);
+    assert_eq!(dave.stdout, "");
+    shop.is_had_by(&["(x-user=alice)", "(x-user=bob)", &hers]);
+    let before = until(&|now| of(now, "nobody", "[carol]") > 100);
+    assert!(before.values().all(|whose| whose.keys().all(|who| who.starts_with('['))), "{before:?}");
+
+    kill(bob.0.0.pid(), Signal::SIGKILL).unwrap();
+    until(&|now| of(now, "bob", "[carol]") > 100);
+    shop.is_had_by(&["(x-user=alice)", &hers]);
+    carol.ends();
+    shop.is_answered_by("nobody", "[app]", curl);
+    shop.is_had_by(&["(x-user=alice)"]);
+    let now = until(&|now| of(now, "alice", "[alice]") > ENOUGH);
+    drop(asking.0.child.stdin.take());
+    let end =
+        until(&|counts| counts.values().flat_map(BTreeMap::values).sum::<u32>() % 100 != 0 || counts == &now);
+    let astray = |user: &str, own: &[&str]| -> u32 {
+        end[user].iter().filter(|(who, _)| !own.contains(&who.as_str())).map(|(_, count)| count).sum()
+    };
+    assert_eq!((astray("alice", &["[alice]"]), astray("nobody", &["[app]", "[carol]"])), (0, 0), "{end:?}");
+    // One at a time: the one that was under way, and one more by a connection that was kept.
+    assert!(astray("bob", &["[bob]", "[carol]", "[app]"]) <= 2, "{end:?}");
+    alice.ends();
+    shop.is_answered_by("alice", "[app]", curl);
 }

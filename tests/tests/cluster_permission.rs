@@ -53,8 +53,10 @@ fn table(heading: &str) -> Vec<(String, String, Vec<String>)> {
             let cells: Vec<_> = row.split('|').collect();
             let verbs = words(cells[1]);
             words(cells[2]).into_iter().map(move |resource| {
+                // As kubectl names them: RESOURCE.GROUP/SUBRESOURCE.
                 let (resource, group) = resource.split_once('.').unwrap_or((&resource, ""));
-                (group.to_owned(), resource.to_owned(), verbs.clone())
+                let (group, part) = group.find('/').map_or((group, ""), |at| group.split_at(at));
+                (group.to_owned(), format!("{resource}{part}"), verbs.clone())
             })
         })
         .collect();
@@ -105,11 +107,38 @@ fn the_tables_are_enough_where_pod_security_is_restricted() {
     ]);
     assert_eq!(agents(&other).unwrap(), Vec::<String>::new());
     assert_eq!(own_pods(&other), Vec::<String>::new(), "it goes with the run");
+    let user = user_of(&other, "place", &["**By a pod of tp's own**", "**In place of a workload**"]);
+    takes_the_place(&case, &other, &user);
     ran(other.kubectl().args(["expose", "deployment", "web", "--port=80", "--target-port=8080"])).succeeds();
     let user = user_of(&other, "ports", &["**By a pod of tp's own**", "**Ports by Services**"]);
     let third = ran(&mut tp(&case, &other, &user, &["--expose", "18957:8080"], &["true"]));
     third.exits(0).complains(&["what comes to service/web is led here"]);
     assert_eq!(own_pods(&other), Vec::<String>::new(), "both go with the run");
+}
+
+/// `tp` with these arguments in the namespace, as that user.
+fn tp_as(case: &Case, sandbox: &Sandbox, user: &Path, arguments: &[&str]) -> Ran {
+    let mut tp = case.target().tp().unwrap();
+    let (command, rest) = arguments.split_first().unwrap();
+    ran(tp.args([command, "-n", sandbox.namespace()]).args(rest).env("KUBECONFIG", user))
+}
+
+/// Steps: a pod of ours for the workload, and one for a workload that there is not yet; then there is nothing to give back.
+#[track_caller]
+fn takes_the_place(case: &Case, sandbox: &Sandbox, user: &Path) {
+    let objects = || {
+        let specs = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.spec} {.metadata.annotations}{end}";
+        ran(sandbox.kubectl().args(["get", "deployments,services", "-o", specs])).stdout
+    };
+    let tp = |arguments: &[&str]| tp_as(case, sandbox, user, arguments);
+    let before = objects();
+    tp(&["run", "--swap-deployment", "web", "--", "printenv", "SERVICE"]).prints("web");
+    let fresh =
+        ["run", "--new-deployment", "fresh", "--expose", "18958:8080", "--", "printenv", "TELEPRESENCE_POD"];
+    tp(&fresh).says(&["fresh-"]);
+    assert_eq!(objects(), before);
+    assert_eq!(own_pods(sandbox), Vec::<String>::new());
+    tp(&["leave"]).says(&["nothing to give back"]);
 }
 
 /// Kubernetes' own role, which has no ephemeral containers: a pod beside the workload's takes the place of one.
@@ -130,6 +159,36 @@ fn who_has_the_edit_role_needs_nothing_else() {
     env.says(&["SERVICE='web'", "TELEPRESENCE_CONTAINER='app'", "TELEPRESENCE_POD='tp-web-"]);
     assert_eq!(own_pods(&sandbox), Vec::<String>::new());
     moves(&case, &sandbox, &user);
+}
+
+/// Each feature for a user of Kubernetes' own role, where Pod Security `restricted` is enforced: all but a mirror is had.
+#[test]
+fn whatever_needs_no_rules_is_there_for_the_edit_role_where_pod_security_is_restricted() {
+    let case = Case::cold();
+    if case.laptop("a user with few permissions").is_none() {
+        return;
+    }
+    let sandbox = restricted(&case, "features");
+    ran(sandbox.kubectl().args(["expose", "deployment", "web", "--port=80", "--target-port=8080"]))
+        .succeeds();
+    let user = sandbox.user_with("editor", "edit").unwrap();
+    let run = |options: &[&str], program: &[&str]| ran(&mut tp(&case, &sandbox, &user, options, program));
+    let own = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+    run(&[], &["cat", own]).prints(sandbox.namespace());
+    let mirror = run(&["--expose", "18959:8080", "--mirror"], &["echo", "started"]);
+    mirror.exits(125).complains(&[
+        "not allowed: patch pods/ephemeralcontainers",
+        "a mirror needs rules in the app's own pod",
+        "NET_ADMIN",
+    ]);
+    assert_eq!(mirror.stdout, "");
+    let some = run(&["--expose", "18959:8080", "--http-header", "x-user=alice"], &["true"]);
+    some.exits(0).complains(&["what comes to service/web is led here"]);
+    takes_the_place(&case, &sandbox, &user);
+    let list = tp_as(&case, &sandbox, &user, &["list"]);
+    assert_eq!(list.says(&["deployment/web  1/1    -"]).stderr, "");
+    assert_eq!(own_pods(&sandbox), Vec::<String>::new());
+    assert_eq!(agents(&sandbox).unwrap(), Vec::<String>::new());
 }
 
 /// Steps: the pod that a run goes through is evicted, as by a drained node; the run goes on by another, and says so.

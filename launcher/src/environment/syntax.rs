@@ -96,7 +96,8 @@ fn is_word(letter: char) -> bool {
 
 /// In single quotes everything is itself to every reader, but for quotes, and for backslashes before one or before
 /// another. In double quotes there are escapes, on which readers agree less. A carriage return must be escaped:
-/// readers of text files change it.
+/// readers of text files change it. Python's dotenv expands `${NAME}` in single quotes, too, and has no escape for it:
+/// it has to be told not to (`interpolate=False`).
 fn dotenv(value: &str) -> String {
     let single = ["'", r"\\", "\r"].iter().all(|odd| !value.contains(odd)) && !value.ends_with('\\');
     if single {
