@@ -157,7 +157,7 @@ fn requests_of_one_connection_go_to_whom_they_belong_and_follow_who_comes_and_go
         let header = format!("X-User: {user}");
         ran(shop.client.command("curl").unwrap().args(["-sS", "-m", "30", "-H", &header, &url])).stdout
     };
-    let bob = shop.person("bob", "9391", &words(&[&go, "serve", "bob", ":9391"]));
+    let bob = shop.person("bob", "19391", &words(&[&go, "serve", "bob", ":19391"]));
     shop.is_answered_by("bob", "bob HTTP/1.1", fetch);
 
     let mut follow = shop.client.command(&go).unwrap();
@@ -170,7 +170,7 @@ fn requests_of_one_connection_go_to_whom_they_belong_and_follow_who_comes_and_go
         assert_eq!(said, [format!("HTTP/1.1 {who}"), format!("HTTP/2.0 {who}")]);
     };
     both("app");
-    let alice = shop.person("alice", "9392", &words(&[&go, "serve", "alice", ":9392"]));
+    let alice = shop.person("alice", "19392", &words(&[&go, "serve", "alice", ":19392"]));
     both("alice");
 
     let said = shop.asks(&words(&[&go, "ask", &shop.address, "alice", "bob", "nobody"]));
@@ -200,7 +200,7 @@ fn web_sockets_go_to_whom_they_belong() {
     let source = std::fs::read_to_string(app("filter_ws.js")).unwrap();
     let node = |arguments: &[&str]| words(&[&["/usr/bin/node", "-e", &source, &module], arguments].concat());
     let _app = shop.serves(&node(&["serve", "app", PORT]));
-    let alice = shop.person("alice", "9393", &node(&["serve", "alice", "9393"]));
+    let alice = shop.person("alice", "19393", &node(&["serve", "alice", "19393"]));
     let url = format!("ws://{}/", shop.address);
     let ask = |user: &str| shop.asks(&node(&["ask", &url, user]));
     shop.is_answered_by("alice", "alice 5\":100", ask);
@@ -223,7 +223,7 @@ fn odd_requests_are_answered_as_if_nobody_looked_at_them() {
     let ask = |user: &str| shop.asks(&odd(&["ask", ip, PORT, user]));
     let truth = ask("alice");
     assert!(truth.contains("later") && truth.lines().count() > 20, "{truth}");
-    let alice = shop.person("alice", "9394", &odd(&["serve", "alice", "9394"]));
+    let alice = shop.person("alice", "19394", &odd(&["serve", "alice", "19394"]));
     let curl = |user: &str| {
         let header = format!("x-user: {user}");
         shop.asks(&words(&["curl", "-sS", "-m", "30", "-H", &header, &format!("http://{}/", shop.address)]))
@@ -256,8 +256,8 @@ fn four_people_do_not_disturb_each_other() {
         let header = format!("x-user: {user}");
         shop.asks(&words(&["curl", "-sS", "-m", "30", "-H", &header, &format!("http://{}/", shop.address)]))
     };
-    let alice = shop.person("alice", "9395", &serve("alice", "9395"));
-    let bob = shop.person("bob", "9396", &serve("bob", "9396"));
+    let alice = shop.person("alice", "19395", &serve("alice", "19395"));
+    let bob = shop.person("bob", "19396", &serve("bob", "19396"));
     shop.is_answered_by("alice", "[alice]", curl);
     shop.is_answered_by("bob", "[bob]", curl);
     shop.is_had_by(&["(x-user=alice)", "(x-user=bob)"]);
@@ -276,10 +276,10 @@ fn four_people_do_not_disturb_each_other() {
     };
     let of = |counts: &Counts, user: &str, who: &str| counts[user].get(who).copied().unwrap_or(0);
     until(&|now| of(now, "bob", "[bob]") > ENOUGH && of(now, "alice", "[alice]") > ENOUGH / 2);
-    let carol = Person(start(&mut shop.exposing("9397", &[], &serve("carol", "9397"))));
+    let carol = Person(start(&mut shop.exposing("19397", &[], &serve("carol", "19397"))));
     shop.is_answered_by("nobody", "[carol]", curl);
     let hers = format!("(tp {})", carol.0.0.pid());
-    let dave = ran(&mut shop.exposing("9398", &[], &words(&["echo", "started"])));
+    let dave = ran(&mut shop.exposing("19398", &[], &words(&["echo", "started"])));
     dave.exits(125).complains(&["port 9090 of pod `shop-", "is exposed by dev@", &hers, "--http-header"]);
     assert_eq!(dave.stdout, "");
     shop.is_had_by(&["(x-user=alice)", "(x-user=bob)", &hers]);
