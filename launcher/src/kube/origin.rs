@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
 use ::kube::api::Api;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource};
 use tracing::debug;
 
 use super::Cluster;
@@ -88,7 +88,9 @@ fn judge<'a>(
 }
 
 fn is_secret(variable: &EnvVar, before: &BTreeSet<&str>) -> bool {
-    let from_secret = variable.value_from.as_ref().is_some_and(|from| from.secret_key_ref.is_some());
+    // A file of variables is written by an init container, and may hold anything.
+    let is_kept = |from: &EnvVarSource| from.secret_key_ref.is_some() || from.file_key_ref.is_some();
+    let from_secret = variable.value_from.as_ref().is_some_and(is_kept);
     let value = variable.value.as_deref().unwrap_or_default();
     from_secret || before.iter().any(|name| value.contains(&format!("$({name})")))
 }
@@ -134,8 +136,9 @@ mod tests {
             {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
             {"name": "URL", "value": "db://me:$(PASSWORD)@$(PLAIN)"},
             {"name": "OF_URL", "value": "$(URL)/x"},
+            {"name": "MADE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "f", "key": "k"}}},
         ]});
-        assert_eq!(secret(container, &[], &[("PLAIN", "x")]), ["OF_URL", "PASSWORD", "URL"]);
+        assert_eq!(secret(container, &[], &[("PLAIN", "x")]), ["MADE", "OF_URL", "PASSWORD", "URL"]);
     }
 
     #[test]

@@ -384,10 +384,13 @@ fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodS
         copied.ports = Some(named_ports(&of_template));
     }
     let container = container(copied, agent, purpose);
-    let mounts: Vec<&str> =
-        container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
+    let mounted = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+    let of_files = container.env.iter().flatten().filter_map(|variable| {
+        Some(variable.value_from.as_ref()?.file_key_ref.as_ref()?.volume_name.as_str())
+    });
+    let named: Vec<&str> = mounted.chain(of_files).collect();
     let mut volumes = of_template.volumes.unwrap_or_default();
-    volumes.retain(|volume| mounts.contains(&volume.name.as_str()));
+    volumes.retain(|volume| named.contains(&volume.name.as_str()));
     let stands_in = matches!(purpose, Purpose::StandIn { .. });
     let serves = purpose.ready_port().is_some();
     let on_host = of_template.host_network == Some(true);
@@ -425,6 +428,10 @@ fn spec(template: &Target, agent: EphemeralContainer, purpose: &Purpose) -> PodS
 /// the ports by whose names Services find them.
 fn container(copied: Container, agent: EphemeralContainer, purpose: &Purpose) -> Container {
     let mut variables = agent.env.unwrap_or_default();
+    for file in variables.iter_mut().filter_map(|known| known.value_from.as_mut()?.file_key_ref.as_mut()) {
+        // The init container that writes it is the workload's.
+        file.optional = Some(true);
+    }
     variables.push(EnvVar {
         name: LINGER_FOR.to_owned(),
         value: Some(purpose.linger().as_secs().to_string()),

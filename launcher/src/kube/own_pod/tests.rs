@@ -11,11 +11,16 @@ fn template(kind: Kind, metadata: serde_json::Value) -> Target {
             "shareProcessNamespace": true,
             "securityContext": {"fsGroup": 7},
             "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
-            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "other", "hostPath": {"path": "/"}}],
+            "volumes": [
+                {"name": "v", "emptyDir": {}}, {"name": "made", "emptyDir": {}}, {"name": "other", "hostPath": {"path": "/"}}
+            ],
             "initContainers": [{"name": "first", "image": "i"}],
             "containers": [{
                 "name": "app", "image": "i",
-                "env": [{"name": "A", "value": "1"}],
+                "env": [
+                    {"name": "A", "value": "1"},
+                    {"name": "F", "valueFrom": {"fileKeyRef": {"volumeName": "made", "path": "f", "key": "k"}}}
+                ],
                 "ports": [{"name": "http", "containerPort": 8080, "hostPort": 80}],
                 "resources": {"limits": {"cpu": "1", "example.com/gpu": "1"}},
                 "livenessProbe": {"tcpSocket": {"port": 8080}},
@@ -50,13 +55,17 @@ fn it_has_what_the_target_container_has_and_nothing_of_the_others() {
     let spec = pod.spec.unwrap();
     assert_eq!(spec.service_account_name.as_deref(), Some("shop"));
     assert_eq!(spec.security_context.unwrap().fs_group, Some(7));
-    assert_eq!(spec.volumes.unwrap().len(), 1);
+    let volumes = spec.volumes.unwrap();
+    assert_eq!(volumes.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), ["v", "made"]);
     assert!(
         spec.init_containers.is_none() && spec.node_name.is_none() && spec.share_process_namespace.is_none()
     );
     let [container] = spec.containers.try_into().unwrap();
     assert_eq!(container.name, "app");
-    assert!(container.env.unwrap().iter().any(|variable| variable.name == "A"));
+    let variables = container.env.unwrap();
+    assert!(variables.iter().any(|variable| variable.name == "A"));
+    let of_file = |variable: &EnvVar| variable.value_from.clone().and_then(|from| from.file_key_ref);
+    assert_eq!(variables.iter().find_map(of_file).unwrap().optional, Some(true), "nobody writes it here");
     let mounts = container.volume_mounts.unwrap();
     assert_eq!((mounts[0].sub_path.as_deref(), mounts[0].mount_propagation.as_deref()), (Some("x"), None));
     assert!(container.liveness_probe.is_none() && container.lifecycle.is_none());
