@@ -207,6 +207,7 @@ fn manifest(replicas: u32) -> Value {
                     "ports": [
                         {"name": "http", "containerPort": 8080},
                         {"name": "other", "containerPort": 8081},
+                        {"name": "grpc", "containerPort": 9090},
                         {"name": "datagrams", "containerPort": 7007, "protocol": "UDP"},
                     ],
                     "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1},
@@ -475,8 +476,12 @@ fn servers_of_many_makes_serve_the_clusters_requests() {
     let go = gobuild::app(&Layout::from_env(), "web", Build::Static).unwrap().display().to_string();
     let script = "\"$0\" serve & echo ready; wait";
     let program = ["sh", "-c", script, &go].map(str::to_owned);
-    let running = Exposed::start(&mut shop.command(&["--expose", "8080", "--expose", "9090:7007"], &program));
+    let running = Exposed::start(&mut shop.command(&["--expose", "8080", "--expose", "9090"], &program));
     shop.is_answered_by(&format!("http://{host}/"), "HTTP/1.1, 0 bytes", LIMIT);
+    let asked = ran(shop.client.command(&go).unwrap().args(["ask", &shop.pods()[0]]));
+    let one = ["HTTP/1.1 connections 1", "HTTP/2.0 200 OK HTTP/2.0, 3145728 bytes", "HTTP/2.0 connections 1"];
+    let rpc = ["gRPC SERVING <nil>", "gRPC NotFound", "gRPC stream SERVING <nil>", "gRPC stream Canceled"];
+    asked.says(&[&one[..], &rpc[..]].concat());
     killpg(running.running.pid(), Signal::SIGTERM).unwrap();
     running.ends();
 }

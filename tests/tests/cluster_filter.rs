@@ -5,15 +5,17 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not as expected is a failed case")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
-use tp_tests::case::{LIMIT, PYTHON, Running, app, ran};
+use serde_json::json;
+use tp_tests::case::{Folder, LIMIT, PYTHON, Running, app, python, ran};
 use tp_tests::gobuild::{self, Build};
+use tp_tests::pki::Authority;
 use tp_tests::workload::Workload;
 use tp_tests::{Case, Layout, PodNetwork, Sandbox, Target, packages, run};
 
@@ -44,6 +46,14 @@ impl Drop for Server {
 struct Person(Server);
 
 impl Person {
+    /// What tp and the program have written on standard error, whose end this is.
+    fn complains(&mut self) -> String {
+        let _ = killpg(self.0.0.pid(), Signal::SIGKILL);
+        let mut said = String::new();
+        self.0.0.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    }
+
     /// They stop it, and tp gives back what it took.
     fn ends(mut self) {
         kill(self.0.0.pid(), Signal::SIGTERM).unwrap();
@@ -304,4 +314,107 @@ fn four_people_do_not_disturb_each_other() {
     assert!(astray("bob", &["[bob]", "[carol]", "[app]"]) <= 2, "{end:?}");
     alice.ends();
     shop.is_answered_by("alice", "[app]", curl);
+}
+
+/// A pod whose three ports the kubelet asks at every second, each in another way.
+fn probed() -> String {
+    let get = |port: u16, scheme: &str| json!({"port": port, "path": "/", "scheme": scheme});
+    let probe = |kind: &str, what: serde_json::Value, failures: u32| json!({kind: what, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": failures});
+    // Who listens there comes a moment later.
+    let (ready, live) = (3, 120);
+    let container = |name: &str, port: u16, is_ready: serde_json::Value, is_live: serde_json::Value| {
+        json!({
+            "name": name, "image": "localhost/tp-sample:1", "args": [format!("http={port}")],
+            "readinessProbe": is_ready, "livenessProbe": is_live,
+        })
+    };
+    let app = container(
+        "app",
+        8080,
+        probe("httpGet", get(9090, "HTTP"), ready),
+        probe("httpGet", get(9443, "HTTPS"), live),
+    );
+    let connects = json!({"port": 9091});
+    let side = container(
+        "side",
+        8081,
+        probe("tcpSocket", connects.clone(), ready),
+        probe("tcpSocket", connects, live),
+    );
+    let metadata = json!({"name": "probed", "labels": {"app": "probed"}});
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [app, side]});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string()
+}
+
+/// Steps: the kubelet asks a pod's app by HTTP, by HTTPS and by connecting; all three ports are exposed, then some of their
+/// requests. The app goes on to be asked by requests of both kinds, and a connection says nothing of it; the pod was ready all
+/// the time.
+#[test]
+fn the_kubelet_goes_on_to_ask_the_app() {
+    let case = Case::cold();
+    let Some(laptop) = case.laptop("programs in a pod's network").cloned() else { return };
+    let Target::Laptop(cluster, _) = case.target() else { return };
+    let sandbox = Sandbox::create(case.target(), "probes").unwrap();
+    sandbox.apply(&probed()).unwrap();
+    let kubectl = |arguments: &[&str]| run::output(sandbox.kubectl().args(arguments)).unwrap();
+    kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "--timeout=60s", "pod/probed"]);
+    let folder = Folder::new(&laptop);
+    let identity = Authority::create(folder.path()).unwrap().issue("app", "", &["app"]).unwrap();
+    let certificate = folder.write("app.pem", &(identity.certificate + &identity.key), 0o644);
+    let serving = |name: &str, ports: [u16; 3]| {
+        let [http, https, tcp] = ports.map(|port| port.to_string());
+        let ports = [format!("http={http}"), format!("https={https}"), format!("tcp={tcp}")];
+        python("probed", &[name, &certificate, &ports[0], &ports[1], &ports[2]])
+    };
+    let pod = PodNetwork::find(cluster, &laptop, sandbox.namespace(), "app=probed").unwrap();
+    let program = serving("app", [9090, 9443, 9091]);
+    let mut server = start(pod.command(&program[0]).unwrap().args(&program[1..]));
+    let app_told = lines(&mut server.0);
+    kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/probed"]);
+    let ready = || {
+        // When it became so, which changes if it was not meanwhile.
+        let is = "{.status.conditions[?(@.type=='Ready')]['status','lastTransitionTime']}";
+        let of = format!("jsonpath={{.status.podIP}} {is} {{.status.containerStatuses[*].restartCount}}");
+        kubectl(&["get", "pod", "probed", "-o", &of])
+    };
+    let before = ready();
+    let ip = before.split_once(' ').unwrap().0;
+    let client = PodNetwork::find(cluster, &laptop, "default", "app=web").unwrap();
+    let fetch = |scheme: &str, port: u16| {
+        let url = format!("{scheme}://{ip}:{port}/");
+        ran(client.command("curl").unwrap().args(["-ksS", "-m", "30", "-H", "X-User: alice", &url])).stdout
+    };
+    let options = ["-n", sandbox.namespace(), "--pod", "probed", "--container", "app"];
+    let ports = ["--expose", "19399:9090", "--expose", "19400:9443", "--expose", "19401:9091"];
+    for filter in [&[][..], &["--http-header", "x-user=alice"][..]] {
+        let options = options.iter().chain(&ports).chain(filter).copied();
+        let mut person =
+            Person(start(&mut case.command(options, &serving("laptop", [19_399, 19_400, 19_401]))));
+        let laptop_told = lines(&mut person.0.0);
+        let began = Instant::now();
+        while fetch("http", 9090) != "laptop http" {
+            assert!(began.elapsed() < LIMIT, "{filter:?}: not the laptop but: {}", person.complains());
+            sleep(Duration::from_millis(50));
+        }
+        // Nobody can look into TLS, so a filter leaves all of it to the app.
+        let by = if filter.is_empty() { "laptop https" } else { "app https" };
+        assert_eq!(fetch("https", 9443), by, "{filter:?}");
+        while app_told.try_recv().is_ok() {}
+        // The second of each has begun after that.
+        let mut awaited = vec!["http probe", "http probe", "https probe", "https probe"];
+        while !awaited.is_empty() {
+            let line = app_told.recv_timeout(LIMIT).unwrap();
+            if let Some(at) = awaited.iter().position(|awaited| *awaited == line) {
+                awaited.remove(at);
+            }
+        }
+        if filter.is_empty() {
+            while laptop_told.recv_timeout(LIMIT).unwrap() != "tcp client" {}
+        }
+        person.ends();
+        let told: Vec<_> = laptop_told.try_iter().collect();
+        assert!(!told.iter().any(|line| line.ends_with("probe")), "{filter:?}: {told:?}");
+        assert!(filter.is_empty() || !told.contains(&"tcp client".to_owned()), "{told:?}");
+        assert_eq!(ready(), before, "{filter:?}");
+    }
 }
