@@ -253,6 +253,14 @@ pub fn low_port(options: Option<&Options>) -> Option<ExposeError> {
     Some(ExposeError::Low { port, first: taken::first_unprivileged() })
 }
 
+/// A look at a pod whose ports these are to be, before anything is made in it.
+///
+/// # Errors
+/// If it has no port of a name, or two names are one port.
+pub fn look(options: &Options, target: &Target) -> Result<(), ExposeError> {
+    beside::resolve(&options.wanted, target).map(drop)
+}
+
 fn method_for(method: Method, mut ports: impl Iterator<Item = u16>) -> Result<Method, ExposeError> {
     match (ports.find(|port| !taken::may_listen(*port)), method) {
         (None, _) | (Some(_), Method::Vif) => Ok(method),

@@ -241,6 +241,7 @@ fn session_code(error: &SessionError) -> &'static str {
         SessionError::StandIn(StandInError::Agent(_)) => "tp::agent",
         SessionError::StandIn(_) => "tp::stand_in",
         SessionError::Target(_) => "tp::kube::target",
+        SessionError::Unfit(_) => "tp::session",
         SessionError::Agent(_) => "tp::agent",
         SessionError::Secret(_) => "tp::secret",
         SessionError::Refused { .. } => "tp::agent::token",
@@ -322,7 +323,7 @@ fn session_help(error: &SessionError) -> Option<String> {
         SessionError::Secret(SecretError::File { path, .. }) => {
             format!("check that you can read and write {}", path.display())
         }
-        SessionError::Secret(SecretError::Random(_)) => return None,
+        SessionError::Unfit(_) | SessionError::Secret(SecretError::Random(_)) => return None,
         SessionError::Refused { .. } => {
             "the agent was started with another secret; wait until it ends (10 minutes without sessions), or use \
              another pod"

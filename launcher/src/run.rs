@@ -24,7 +24,7 @@ use crate::child::{self, Signals};
 use crate::cli;
 use crate::environment::syntax::{Syntax, Written};
 use crate::environment::{self, Environment};
-use crate::expose::{self, Exposing, Origin};
+use crate::expose::{self, ExposeError, Exposing, Origin};
 use crate::flows::Flows;
 use crate::gate::{Gate, Parks};
 use crate::installed::Installed;
@@ -44,7 +44,7 @@ use crate::report::{self, Failure};
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
 use crate::services::Services;
-use crate::session::{self, At, Session};
+use crate::session::{self, At, Session, SessionError};
 use crate::shim::{Answers, Server};
 use crate::show;
 use crate::status::Card;
@@ -253,8 +253,11 @@ async fn open(
         debug!(step, "progress");
         spinner.set_message(step);
     };
-    let wanted = run_options(options, installed, undo)?;
-    let session = session::open(wanted.clone(), &progress).await?;
+    let mut wanted = run_options(options, installed, undo)?;
+    wanted.look = options.expose.options().map(|ports| -> session::Look {
+        Arc::new(move |target| expose::look(&ports, target).map_err(Into::into))
+    });
+    let session = session::open(wanted.clone(), &progress).await.map_err(unfit)?;
     let mut environment = environment(&session);
     environment.exclude(&options.changes.env_exclude);
     environment.extend(&options.changes.env);
@@ -282,6 +285,17 @@ async fn open(
         session: Some(session),
         exposing,
     })
+}
+
+/// What was not there for the ports, in their own words.
+fn unfit(error: SessionError) -> Failure {
+    match error {
+        SessionError::Unfit(cause) => match cause.downcast::<ExposeError>() {
+            Ok(error) => (*error).into(),
+            Err(cause) => SessionError::Unfit(cause).into(),
+        },
+        other => other.into(),
+    }
 }
 
 /// The variables of the pod's container, and which container that is.
@@ -366,6 +380,7 @@ fn options_for(
         container: place.container.clone(),
         image,
         stand_in: None,
+        look: None,
         undo: Arc::clone(undo),
     }
 }

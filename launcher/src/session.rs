@@ -29,7 +29,7 @@ use crate::kube::config::ConfigError;
 use crate::kube::own_pod::OwnPod;
 use crate::kube::stand_in::{self, StandIn, StandInError};
 use crate::kube::target::{self, Target, TargetError, Workload};
-use crate::kube::{ApiError, Cluster};
+use crate::kube::{ApiError, Cause, Cluster};
 use crate::pod::agent::{AgentPod, environ, files};
 use crate::tell::tell;
 use crate::tries::Tries;
@@ -47,6 +47,9 @@ const LOOKS: u32 = 10;
 /// The session's agent reads what the target's own user may read, so it is that user.
 const NEEDS: Needs = Needs { net_admin: false };
 
+/// A look at a pod for something that it lacks.
+pub type Look = Arc<dyn Fn(&Target) -> Result<(), Cause> + Send + Sync>;
+
 /// What a session is to be opened to.
 #[derive(Clone)]
 pub struct Options {
@@ -62,6 +65,8 @@ pub struct Options {
     pub image: Image,
     /// If the workload's place is taken, instead of being beside it.
     pub stand_in: Option<stand_in::Options>,
+    /// Looks at the pod before anything is made in it; what it refuses is [`SessionError::Unfit`].
+    pub look: Option<Look>,
     /// Takes what is made in the cluster back: whoever opens a session runs it when the session has ended, or did not begin.
     pub undo: Arc<Undo>,
 }
@@ -75,6 +80,9 @@ pub enum SessionError {
     /// No pod.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The pod lacks something that was asked for beside the session.
+    #[error(transparent)]
+    Unfit(Cause),
     /// No agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -191,7 +199,7 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         }
         None => None,
     };
-    let maker = Maker {
+    let mut maker = Maker {
         cluster: cluster.clone(),
         secret: secret.clone(),
         stand_in: stand_in.clone(),
@@ -201,6 +209,8 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
     };
     let undo = Arc::clone(&maker.options.undo);
     let made = maker.make(progress).await?;
+    // A later pod may differ: the link is worth more than what was to be beside it.
+    maker.options.look = None;
     let taker = stand_in.clone().map(|stand_in| undo.spawn(take_over(stand_in)));
     let (opener_tx, opener_rx) = watch::channel(Some(made.up.opener));
     let (addresses_tx, addresses_rx) = watch::channel(made.target.addresses());
@@ -291,6 +301,7 @@ impl Maker {
         // The container that will be chosen is not known before the pod is; any agent of ours is a good sign.
         let prefer = |pod: &_| u8::from(self.has_agent(pod, wanted));
         let target = target::find(&self.cluster, &self.options.workload, wanted, prefer).await?;
+        self.options.look.as_ref().map_or(Ok(()), |look| look(&target)).map_err(SessionError::Unfit)?;
         if let Some((agent, stage)) = agent::lingering(&self.secret, &target.pod, &target.container, NEEDS) {
             progress(format!("connecting to pod {}", agent.pod));
             let linked = match stage {

@@ -581,11 +581,11 @@ fn what_cannot_be_exposed_is_said() {
         &["only HTTP requests have headers and paths"],
     );
     refused(&["--method", "shim", "--expose", "80:8080"], &["cannot listen on port 80", "--expose 8080:80"]);
-    assert_eq!(objects(), before, "nothing is made for what is refused");
-    // What a pod knows is known when there is an agent, which ends by itself.
     refused(&["--expose", "8080", "--expose", "81:http"], &["port 8080 of the pod is exposed twice"]);
     refused(&["--expose", "htp"], &["no port with the name `htp`", "did you mean: http?"]);
     refused(&["--expose", "http/udp"], &["no port with the name `http`", "datagrams"]);
+    assert_eq!(objects(), before, "nothing is made for what is refused");
+    // Who listens in a pod is known when there is an agent, which ends by itself.
     refused(&["--expose", "9999"], &["nobody listens on port 9999", "kubectl get pod"]);
     let port = port();
     let expose = format!("{port}:8080");
