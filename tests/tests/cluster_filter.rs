@@ -389,7 +389,7 @@ fn the_kubelet_goes_on_to_ask_the_app() {
     for filter in [&[][..], &["--http-header", "x-user=alice"][..]] {
         let options = options.iter().chain(&ports).chain(filter).copied();
         let mut person =
-            Person(start(&mut case.command(options, &serving("laptop", [19_399, 19_400, 19_401]))));
+            Person(start(&mut case.command(options, serving("laptop", [19_399, 19_400, 19_401]))));
         let laptop_told = lines(&mut person.0.0);
         let began = Instant::now();
         while fetch("http", 9090) != "laptop http" {
@@ -404,6 +404,7 @@ fn the_kubelet_goes_on_to_ask_the_app() {
         let mut awaited = vec!["http probe", "http probe", "https probe", "https probe"];
         while !awaited.is_empty() {
             let line = app_told.recv_timeout(LIMIT).unwrap();
+            assert!(began.elapsed() < LIMIT, "{filter:?}: the app is not asked: {awaited:?}");
             if let Some(at) = awaited.iter().position(|awaited| *awaited == line) {
                 awaited.remove(at);
             }
