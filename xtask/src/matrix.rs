@@ -26,6 +26,8 @@ use crate::{cluster, dist};
 const CASES: &str = "cluster_";
 /// So many test programs run at once, each with as many cases at once as there are processors.
 const AT_ONCE: usize = 2;
+/// The test program that sends packets on purpose and sets their count to zero: it runs by itself.
+const COUNTER: &str = "cluster_smoke";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -161,7 +163,12 @@ pub(crate) fn cases(
     let target = Target::attach().into_diagnostic()?;
     let mut table = Table { methods: methods.to_vec(), ..Table::default() };
     let mut again = Vec::new();
-    for outcome in side_by_side(jobs(programs, methods, words, &mut table)?, &target)? {
+    let jobs = jobs(programs, methods, words, &mut table)?;
+    let (by_itself, beside): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.program.name == COUNTER);
+    let counted = by_itself.into_iter().map(|job| Outcome::of(job, &target));
+    let mut outcomes = counted.collect::<miette::Result<Vec<_>>>()?;
+    outcomes.extend(side_by_side(beside, &target)?);
+    for outcome in outcomes {
         let Outcome { job, ended, totals: mut said, leaks } = outcome;
         table.leaks.insert((job.program.name.clone(), job.method), leaks);
         // A case that a crash of its program took along has no verdict, and is none that went well.
