@@ -53,7 +53,7 @@ enum {
   TP_TRAP = 0xc2,          /* nothing */
 };
 
-enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4 };
+enum { TP_WANT_V4 = 1, TP_WANT_V6 = 2, TP_WANT_CONFIGURED = 4, TP_WANT_AS_TOLD = 8 };
 
 struct tp_header {
   uint32_t magic;

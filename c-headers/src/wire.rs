@@ -41,6 +41,8 @@ pub const WANT_V4: u8 = 1;
 pub const WANT_V6: u8 = 2;
 /// Only families that the pod itself has an address of (`AI_ADDRCONFIG`).
 pub const WANT_CONFIGURED: u8 = 4;
+/// In the nameserver's order: gethostbyname(3) does not sort as getaddrinfo(3) does.
+pub const WANT_AS_TOLD: u8 = 8;
 
 /// An internet address and port as a program gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    const BOTH: Want = Want { v4: true, v6: true, configured: false };
+    const BOTH: Want = Want { v4: true, v6: true, configured: false, as_told: false };
 
     fn found(ttl: Duration) -> Result<Found, LookupError> {
         Ok(Found { addresses: vec![[10, 96, 0, 1].into()], canonical: "a.".into(), aliases: Vec::new(), ttl })

@@ -88,6 +88,8 @@ pub struct Want {
     pub v6: bool,
     /// Only families of which the pod has an address (`AI_ADDRCONFIG`).
     pub configured: bool,
+    /// In the nameserver's order, and not in that of RFC 6724 (gethostbyname(3)).
+    pub as_told: bool,
 }
 
 /// What a lookup found.

@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tp_abi::errno::{code, eai};
 use tp_abi::wire::{
     self, ADDRESS_LEN, ADDRESSES_MAX, Address, AddressList, Answer, HEADER_LEN, Ip, MESSAGE_MAX, NAME_MAX,
-    Question, WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
+    Question, WANT_AS_TOLD, WANT_CONFIGURED, WANT_V4, WANT_V6, put_address,
 };
 use tracing::{debug, warn};
 
@@ -369,8 +369,12 @@ fn way(found: Result<Way, i32>) -> Answer<'static> {
 
 async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Option<usize> {
     let Ok(name) = std::str::from_utf8(name) else { return Answer::Failed(eai::NONAME).encode(reply) };
-    let want =
-        Want { v4: want & WANT_V4 != 0, v6: want & WANT_V6 != 0, configured: want & WANT_CONFIGURED != 0 };
+    let want = Want {
+        v4: want & WANT_V4 != 0,
+        v6: want & WANT_V6 != 0,
+        configured: want & WANT_CONFIGURED != 0,
+        as_told: want & WANT_AS_TOLD != 0,
+    };
     match &*names.lookup(name, want).await {
         Ok(found) => {
             let mut list = [0; ADDRESSES_MAX * ADDRESS_LEN];

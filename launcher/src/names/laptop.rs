@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_are_the_laptops() {
-        let want = Want { v4: true, v6: false, configured: false };
+        let want = Want { v4: true, v6: false, configured: false, as_told: false };
         let found = lookup("localhost".to_owned(), want).await.unwrap();
         assert_eq!(found.addresses, [IpAddr::from([127, 0, 0, 1])]);
         // No nameserver is asked for what is no name.

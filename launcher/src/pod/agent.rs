@@ -218,7 +218,7 @@ impl AgentPod {
         let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };
         let bits =
             bit(want.v4, LOOKUP_A) | bit(want.v6, LOOKUP_AAAA) | bit(want.configured, LOOKUP_CONFIGURED);
-        let bits = bits | LOOKUP_ORDERED;
+        let bits = bits | bit(!want.as_told, LOOKUP_ORDERED);
         let request = Request::new(Command::Lookup, Target::Name(name, bits));
         let (reply, mut stream) = match self.ask(&request).await {
             // A name that SOCKS cannot carry is no host's name either.

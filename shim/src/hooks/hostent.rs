@@ -17,7 +17,7 @@ use libc::{hostent, size_t, socklen_t};
 use tp_abi::decide;
 use tp_abi::errno::{eai, host};
 use tp_abi::sockaddr::unmapped;
-use tp_abi::wire::{Address, Ip, MESSAGE_MAX, WANT_V4, WANT_V6};
+use tp_abi::wire::{Address, Ip, MESSAGE_MAX, WANT_AS_TOLD, WANT_V4, WANT_V6};
 
 unsafe extern "C" {
     /// inet_aton(3).
@@ -59,8 +59,8 @@ unsafe fn by_name(
     room: &mut [u8],
 ) -> Result<(), Trouble> {
     let (want, address_len) = match family {
-        libc::AF_INET => (WANT_V4, 4),
-        libc::AF_INET6 => (WANT_V6, 16),
+        libc::AF_INET => (WANT_V4 | WANT_AS_TOLD, 4),
+        libc::AF_INET6 => (WANT_V6 | WANT_AS_TOLD, 16),
         _ => return Err(Trouble::Pass),
     };
     // SAFETY: the caller's promise.
