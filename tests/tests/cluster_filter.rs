@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::iter;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, sleep};
@@ -174,8 +175,11 @@ fn requests_of_one_connection_go_to_whom_they_belong_and_follow_who_comes_and_go
     let follow = follow.args(["follow", &shop.address, "alice"]).stdin(Stdio::piped());
     let mut follow = Server(Running::start(follow));
     let seen = lines(&mut follow.0);
+    // Of the request that a server had when it was ended the agent says that nobody answers it.
+    let next =
+        || iter::from_fn(|| seen.recv_timeout(LIMIT).ok()).find(|line| !line.ends_with(" tp:")).unwrap();
     let both = |who: &str| {
-        let mut said = [seen.recv_timeout(LIMIT).unwrap(), seen.recv_timeout(LIMIT).unwrap()];
+        let mut said = [next(), next()];
         said.sort();
         assert_eq!(said, [format!("HTTP/1.1 {who}"), format!("HTTP/2.0 {who}")]);
     };
@@ -309,9 +313,10 @@ fn four_people_do_not_disturb_each_other() {
     let astray = |user: &str, own: &[&str]| -> u32 {
         end[user].iter().filter(|(who, _)| !own.contains(&who.as_str())).map(|(_, count)| count).sum()
     };
-    assert_eq!((astray("alice", &["[alice]"]), astray("nobody", &["[app]", "[carol]"])), (0, 0), "{end:?}");
-    // One at a time: the one that was under way, and one more by a connection that was kept.
+    assert_eq!(astray("alice", &["[alice]"]), 0, "{end:?}");
+    // One at a time: the one that a server had when it was ended, and one more by a connection that was kept.
     assert!(astray("bob", &["[bob]", "[carol]", "[app]"]) <= 2, "{end:?}");
+    assert!(astray("nobody", &["[app]", "[carol]"]) <= 2, "{end:?}");
     alice.ends();
     shop.is_answered_by("alice", "[app]", curl);
 }

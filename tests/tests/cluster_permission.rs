@@ -185,6 +185,7 @@ fn whatever_needs_no_rules_is_there_for_the_edit_role_where_pod_security_is_rest
     let some = run(&["--expose", "18959:8080", "--http-header", "x-user=alice"], &["true"]);
     some.exits(0).complains(&["what comes to service/web is led here"]);
     takes_the_place(&case, &sandbox, &user);
+    ran(sandbox.kubectl().args(["rollout", "status", "deployment/web", "--timeout=60s"])).succeeds();
     let list = tp_as(&case, &sandbox, &user, &["list"]);
     assert_eq!(list.says(&["deployment/web  1/1    -"]).stderr, "");
     assert_eq!(own_pods(&sandbox), Vec::<String>::new());
