@@ -196,6 +196,28 @@ pub struct Origin {
     pub undo: Arc<Undo>,
 }
 
+impl Origin {
+    /// What the parts of the pods share, for a new run.
+    fn shared(self, pods: Pods, options: Options, exposed: Vec<Arc<Exposed>>, who: String) -> Arc<Shared> {
+        let Self { cluster, secret, image, container, .. } = self;
+        let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+        let (program, unstarted) = (Arc::default(), Unstarted::default());
+        Arc::new(Shared {
+            cluster,
+            secret,
+            image,
+            container,
+            pods,
+            options,
+            exposed,
+            who,
+            run,
+            program,
+            unstarted,
+        })
+    }
+}
+
 /// What all pods' parts share.
 struct Shared {
     cluster: Cluster,
@@ -297,34 +319,18 @@ impl Exposing {
     /// # Errors
     /// If they are not to be had in one of them. Nothing but idle agents is left behind then.
     pub async fn open(options: Options, origin: Origin) -> Result<Self, ExposeError> {
-        let Origin { cluster, secret, image, workload, container, undo } = origin;
-        let pods = Pods::of(&cluster, &workload).await?;
+        let pods = Pods::of(&origin.cluster, &origin.workload).await?;
         let (known, version) = pods.list().await.map_err(SessionError::Api)?;
         let serving = known.iter().filter_map(|(uid, pod)| {
-            pods.serving(pod, container.as_deref()).map(|target| (uid.clone(), target))
+            pods.serving(pod, origin.container.as_deref()).map(|target| (uid.clone(), target))
         });
         let targets: Vec<_> = serving.collect();
         let (_, first) = targets.first().ok_or_else(|| pods.none(&known))?;
         let exposed = exposed(&options, first)?;
-        let program = Arc::default();
         // One person can have two runs.
-        let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let who = format!("{} (tp {})", who(), std::process::id());
-        let unstarted = Unstarted::default();
-        let shared = Shared {
-            cluster,
-            secret,
-            image,
-            container,
-            pods,
-            options,
-            exposed,
-            who,
-            run,
-            program,
-            unstarted,
-        };
-        let shared = Arc::new(shared);
+        let undo = Arc::clone(&origin.undo);
+        let shared = origin.shared(pods, options, exposed, who);
         let first = first.clone();
         let ups = match open_all(&shared, targets).await {
             Err(refused) if services::are_for(&refused) => {

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::beside::{self, Up, said};
 use super::{ExposeError, Exposing, Options, Origin, Shared, exposed, keep};
-use crate::kube::agent::{Agent, Unstarted};
+use crate::kube::agent::Agent;
 use crate::kube::own_pod::OwnPod;
 use crate::kube::pods::Pods;
 use crate::kube::stand_in::{StandIn, StandInError};
@@ -37,6 +37,7 @@ const LINK_LOST: Duration = Duration::from_secs(1);
 /// The readiness port's number among the exposed ones: what arrives there is nobody's. Ports that are the app's count
 /// down from there.
 const READINESS: u32 = u32::MAX;
+
 /// Whose place the pod has.
 #[derive(Clone)]
 pub(super) enum Seat {
@@ -89,29 +90,12 @@ impl Exposing {
         origin: Origin,
         stand_in: Arc<StandIn>,
     ) -> Result<Self, ExposeError> {
-        let Origin { cluster, secret, image, workload, container, undo } = origin;
-        let pods = Pods::of(&cluster, &workload).await?;
+        let pods = Pods::of(&origin.cluster, &origin.workload).await?;
         let seat = Seat::Workload(stand_in);
         let own = seat.pod().await?;
         let exposed = exposed(&options, &own.target)?;
-        let who = crate::kube::own_pod::who();
-        let run = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
-        let program = Arc::default();
-        let unstarted = Unstarted::default();
-        let shared = Shared {
-            cluster,
-            secret,
-            image,
-            container,
-            pods,
-            options,
-            exposed,
-            who,
-            run,
-            program,
-            unstarted,
-        };
-        let shared = Arc::new(shared);
+        let undo = Arc::clone(&origin.undo);
+        let shared = origin.shared(pods, options, exposed, crate::kube::own_pod::who());
         let up = take(&shared, &own, &seat).await?;
         let done = CancellationToken::new();
         let supervisor = undo.spawn(supervise(Arc::clone(&shared), seat, up, done.clone()));
