@@ -47,6 +47,8 @@ const HUSH: Duration = Duration::from_secs(1);
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A client that asks nothing for so long, while no app is there to end its connection, is let go.
 const IDLE: Duration = Duration::from_secs(600);
+/// How long after the end of its connection a program's leave may come.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Time for a dial, the laptop's word that it takes the connection included.
 const DIAL: Duration = Duration::from_secs(15);
 

@@ -4,12 +4,14 @@
 //! sends ahead. Each program has at most one connection of the client, kept for its next request.
 //!
 //! Invariants: the client is told of a program that cannot be reached (502) only where it could not be; what a program did to
-//! the connection (an end, a reset, half an answer) is done to the client's. The app's end of an idle connection ends
-//! the client's, as it would alone; another's does not.
+//! the connection (an end, a reset, half an answer) is done to the client's, but for a request that may be asked twice
+//! (RFC 9110 9.2.2) and whose program turns out to have gone: that is asked of the next in question. The app's end of an
+//! idle connection ends the client's, as it would alone; another's does not. The client's end is the programs', in order.
 
 use std::io;
 use std::sync::Arc;
 
+use futures_util::future::{join, join_all};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -37,8 +39,7 @@ pub(super) async fn serve(client: Wire, visit: Visit) -> Option<Wire> {
         match after {
             After::Next => {}
             After::End => {
-                drop(talk.fars);
-                talk.client.end().await;
+                join(talk.client.end(), end(talk.fars)).await;
                 return None;
             }
             After::Reset => {
@@ -46,12 +47,16 @@ pub(super) async fn serve(client: Wire, visit: Visit) -> Option<Wire> {
                 return None;
             }
             After::Whole(far) => {
-                drop(talk.fars);
-                whole(talk.client, far.wire).await;
+                join(whole(talk.client, far.wire), end(talk.fars)).await;
                 return None;
             }
         }
     }
+}
+
+/// Ends connections to programs in order: a stream that is dropped is reset, and servers complain of resets.
+async fn end(fars: Vec<Far>) {
+    join_all(fars.into_iter().map(|far| far.wire.end())).await;
 }
 
 /// Bytes both ways until both sides have ended.
@@ -209,7 +214,7 @@ impl Talk {
     async fn answer(&mut self, request: &Request, entry: Arc<Entry>) -> After {
         let buffer = &self.client.incoming.buffer;
         let head = buffer.get(..request.length).unwrap_or_default();
-        // What can be asked a second time, if the program ends the connection that is kept for it at this moment.
+        // What can be asked a second time, if the program ends at this moment, or the connection that is kept for it.
         let again = (request.method == Method::Safe && request.body == Body::Sized(0)).then(|| head.to_vec());
         loop {
             let mut sending = Sending::request(request);
@@ -218,18 +223,23 @@ impl Talk {
                 Err(error) => return self.refuse(request, &mut sending, &error).await,
             };
             match exchange(&mut self.client, &mut far.wire, &mut sending, request.method).await {
-                Outcome::Again if request.persistent => {
+                Outcome::Again => {
                     self.fars.push(far);
-                    return After::Next;
+                    return if request.persistent { After::Next } else { After::End };
                 }
-                Outcome::Again | Outcome::Last => return After::End,
+                Outcome::Last => {
+                    self.fars.push(far);
+                    return After::End;
+                }
                 Outcome::Whole => return After::Whole(far),
                 Outcome::ClientLost => {
                     far.wire.reset();
                     return After::Reset;
                 }
                 Outcome::FarLost { answered: false, error } => {
-                    if let Some(head) = again.as_ref().filter(|_| kept) {
+                    if let Some(head) = &again
+                        && (kept || self.visit.goes(&far.entry).await)
+                    {
                         let sent = head.len().saturating_sub(sending.ready());
                         self.client.incoming.put_back(head.get(..sent).unwrap_or_default());
                         continue;

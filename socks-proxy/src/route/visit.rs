@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::filter::Asked;
 use super::routes::{Entry, Routes, Table};
-use super::{DIAL, Probed, Refusal, Stream, Visitor};
+use super::{DIAL, LEAVE, Probed, Refusal, Stream, Visitor};
 
 /// What a connection of TLS begins with (RFC 8446 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -41,6 +41,13 @@ impl Visit {
 
     pub(super) fn knows(&self, entry: &Arc<Entry>) -> bool {
         self.table_rx.borrow().has(entry)
+    }
+
+    /// Waits a while for the table to have it no more: a program's connections end before its side says that it is gone.
+    pub(super) async fn goes(&self, entry: &Arc<Entry>) -> bool {
+        let mut table_rx = self.table_rx.clone();
+        let is_app = Arc::ptr_eq(entry, &table_rx.borrow().app());
+        !is_app && timeout(LEAVE, gone(&mut table_rx, entry)).await == Ok(true)
     }
 
     /// Waits for the next change of the table. Cancel safe.

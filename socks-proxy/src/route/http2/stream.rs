@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
@@ -16,8 +16,13 @@ use http::{Request, Response, StatusCode, Version};
 use super::Fars;
 use crate::route::filter::Asked;
 
-/// The stream is over before its messages are. Dropping its halves tells who has not heard of it.
-struct Torn;
+/// The stream is over before its messages are.
+enum Torn {
+    /// Dropping its halves tells who has not heard of it.
+    Over,
+    /// The program's connection has ended without an answer.
+    Unanswered(io::Error),
+}
 
 /// Serves one stream to its end.
 pub(super) async fn serve(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, fars: Arc<Fars>) {
@@ -27,27 +32,44 @@ pub(super) async fn serve(request: Request<RecvStream>, mut respond: SendRespons
         // By this the library knows that the authority is in the header `host`, if anywhere.
         head.version = Version::HTTP_11;
     }
-    let sender = tokio::select! {
-        sender = fars.sender(entry) => sender,
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
-    };
-    let ended = body.is_end_stream();
-    let sent = sender.and_then(|mut sender| {
-        sender.send_request(Request::from_parts(head, ()), ended).map_err(io::Error::other)
-    });
-    match sent {
-        Ok((response, to_far)) => {
-            let up = async {
-                if !ended {
-                    // How it ended the answer tells.
-                    drop(pump(body, to_far).await);
-                }
-                Ok(())
-            };
-            drop(tokio::try_join!(up, answer(response, &mut respond)));
+    let mut body = Some(body).filter(|body| !body.is_end_stream());
+    // What can be asked a second time, if the program ends at this moment.
+    let again = body.is_none() && head.method.is_safe();
+    loop {
+        let sender = tokio::select! {
+            sender = fars.sender(entry.clone()) => sender,
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        };
+        let sender = match sender {
+            Ok(sender) => sender,
+            Err(error) => return refuse(&mut respond, &error),
+        };
+        let request = Request::from_parts(head.clone(), ());
+        match exchange(sender, request, body.take(), &mut respond).await {
+            Ok(()) | Err(Torn::Over) => return,
+            Err(Torn::Unanswered(_)) if again && fars.visit.goes(&entry).await => {}
+            Err(Torn::Unanswered(error)) => return refuse(&mut respond, &error),
         }
-        Err(error) => refuse(&mut respond, &error),
     }
+}
+
+/// Carries one request and its answer.
+async fn exchange(
+    mut sender: SendRequest<Bytes>,
+    request: Request<()>,
+    body: Option<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Torn> {
+    let sent = sender.send_request(request, body.is_none());
+    let (response, to_far) = sent.map_err(|error| Torn::Unanswered(io::Error::other(error)))?;
+    let up = async {
+        if let Some(body) = body {
+            // How it ended the answer tells.
+            drop(pump(body, to_far).await);
+        }
+        Ok(())
+    };
+    tokio::try_join!(up, answer(response, respond)).map(drop)
 }
 
 fn asked(head: &Parts) -> Asked<'_> {
@@ -77,25 +99,26 @@ async fn answer(mut response: ResponseFuture, respond: &mut SendResponse<Bytes>)
             Pin::new(&mut response).poll(cx).map(Step::Answer)
         });
         match step.await {
-            Step::Interim(interim) => respond.send_informational(interim).map_err(|_| Torn)?,
+            Step::Interim(interim) => respond.send_informational(interim).map_err(|_| Torn::Over)?,
             Step::Answer(answer) => break answer,
-            Step::Unwanted => return Err(Torn),
+            Step::Unwanted => return Err(Torn::Over),
         }
     };
     match answer {
         Ok(answer) => {
             let (head, body) = answer.into_parts();
             let ended = body.is_end_stream();
-            let to_client = respond.send_response(Response::from_parts(head, ()), ended).map_err(|_| Torn)?;
+            let to_client =
+                respond.send_response(Response::from_parts(head, ()), ended).map_err(|_| Torn::Over)?;
             if ended { Ok(()) } else { pump(body, to_client).await }
         }
-        Err(error) => {
-            match reason(&error) {
-                Some(reason) => respond.send_reset(reason),
-                None => refuse(respond, &io::Error::other(error)),
+        Err(error) => match reason(&error) {
+            Some(reason) => {
+                respond.send_reset(reason);
+                Err(Torn::Over)
             }
-            Err(Torn)
-        }
+            None => Err(Torn::Unanswered(io::Error::other(error))),
+        },
     }
 }
 
@@ -114,13 +137,13 @@ async fn pump(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), Tor
     loop {
         let chunk = tokio::select! {
             chunk = from.data() => chunk,
-            _ = poll_fn(|cx| to.poll_reset(cx)) => return Err(Torn),
+            _ = poll_fn(|cx| to.poll_reset(cx)) => return Err(Torn::Over),
         };
         match chunk {
             Some(Ok(chunk)) => {
                 let length = chunk.len();
                 put(&mut to, chunk).await?;
-                from.flow_control().release_capacity(length).map_err(|_| Torn)?;
+                from.flow_control().release_capacity(length).map_err(|_| Torn::Over)?;
             }
             Some(Err(error)) => return Err(torn(&mut to, &error)),
             None => break,
@@ -131,12 +154,12 @@ async fn pump(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), Tor
         Ok(None) => to.send_data(Bytes::new(), true),
         Err(error) => return Err(torn(&mut to, &error)),
     };
-    ended.map_err(|_| Torn)
+    ended.map_err(|_| Torn::Over)
 }
 
 fn torn(to: &mut SendStream<Bytes>, error: &h2::Error) -> Torn {
     to.send_reset(error.reason().filter(|_| error.is_reset()).unwrap_or(Reason::INTERNAL_ERROR));
-    Torn
+    Torn::Over
 }
 
 /// Sends a chunk when the other side has room for it.
@@ -148,10 +171,10 @@ async fn put(to: &mut SendStream<Bytes>, mut chunk: Bytes) -> Result<(), Torn> {
             0 => poll_fn(|cx| to.poll_capacity(cx)).await,
             room => Some(Ok(room)),
         };
-        let Some(Ok(room)) = room else { return Err(Torn) };
+        let Some(Ok(room)) = room else { return Err(Torn::Over) };
         let part = chunk.split_to(room.min(chunk.len()));
         if !part.is_empty() {
-            to.send_data(part, false).map_err(|_| Torn)?;
+            to.send_data(part, false).map_err(|_| Torn::Over)?;
         }
     }
     Ok(())

@@ -190,6 +190,52 @@ async fn a_kept_connection_that_ends_under_a_question_is_asked_again_elsewhere()
 }
 
 #[tokio::test]
+async fn a_question_to_a_program_that_goes_is_asked_of_the_next_one() {
+    let port = Port::before(named("app").await).await;
+    let (listener, program) = listener().await;
+    let alice = port.add("x-user", "alice", program);
+    let mut client = port.client().await;
+    let question = get("/", "x-user: alice\r\n");
+    client.write_all(question.as_bytes()).await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    expect(&mut far, &question).await;
+    drop((far, listener));
+    tokio::task::yield_now().await;
+    drop(alice);
+    assert_eq!(answer(&mut client).await, (200, "app /".to_owned()));
+}
+
+#[tokio::test]
+async fn the_clients_end_is_an_end_in_order_for_the_program() {
+    /// A program whose connection is reset when it is merely dropped.
+    struct Torn(SocketAddr);
+    impl Upstream for Torn {
+        fn connect(&self, _: Visitor) -> BoxFuture<'_, Result<Stream, Refusal>> {
+            async {
+                let mut dialed = TcpStream::connect(self.0).await.map_err(Refusal::Failed)?;
+                dialed.reset_on_drop();
+                Ok(Box::new(dialed) as Stream)
+            }
+            .boxed()
+        }
+    }
+    let port = Port::before(named("app").await).await;
+    let (listener, program) = listener().await;
+    let _alice = port.routes.add(Some(by("x-user", "alice")), Arc::new(Torn(program)));
+    for header in ["", "Connection: close\r\n"] {
+        let mut client = port.client().await;
+        let question = get("/", &format!("x-user: alice\r\n{header}"));
+        client.write_all(question.as_bytes()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        expect(&mut far, &question).await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        assert_eq!(answer(&mut client).await.0, 204);
+        drop(client);
+        assert_eq!(rest(&mut far).await, "");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_is_a_reset_on_the_other_side_and_half_an_answer_stays_half() {
     let (listener, app) = listener().await;
     let port = Port::before(app).await;

@@ -193,6 +193,23 @@ async fn a_program_that_goes_is_dialed_again() {
 }
 
 #[tokio::test]
+async fn a_question_to_a_program_that_goes_is_asked_of_the_next_one() {
+    let port = Port::before(named_echo("app").await).await;
+    let (listener, program) = listener().await;
+    let alice = port.add("x-user", "alice", program);
+    let mut client = connect(&port).await;
+    let question = Request::get("http://h/").header("x-user", "alice").body(()).unwrap();
+    let (answer, _) = client.send_request(question, true).unwrap();
+    let mut far = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+    drop(far.accept().await.unwrap().unwrap());
+    drop((far, listener));
+    tokio::task::yield_now().await;
+    drop(alice);
+    let answer = timeout(HANG, answer).await.unwrap().unwrap();
+    assert_eq!(trailers(&mut answer.into_body()).await["name"], "app");
+}
+
+#[tokio::test]
 async fn resets_are_passed_on_with_their_reasons_both_ways() {
     let (seen_tx, mut seen_rx) = tokio::sync::mpsc::channel(1);
     let app = program(move |request, mut respond| {
