@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tp_tests::case::{Folder, PYTHON, Ran, ran, ran_within};
+use tp_tests::case::{self, Folder, PYTHON, Ran, Running, ran, ran_within};
 use tp_tests::image::Image;
 use tp_tests::pki::Authority;
 use tp_tests::{Case, Laptop, Sandbox, Target, Workload, run};
@@ -195,6 +195,32 @@ fn an_api_server_that_is_not_there_is_told() {
     drop(server.stdin.take());
     server.wait().unwrap();
     assert!(ran.stderr.contains("cannot be reached") || ran.stderr.contains("did not answer"), "{ran}");
+}
+
+/// Steps: a gateway refuses every upgrade but one to a WebSocket; the program has the cluster all the same.
+#[test]
+fn behind_a_gateway_that_passes_nothing_but_web_sockets_the_link_is_one() {
+    configs!(case, configs);
+    let cluster = &configs.own["clusters"][0]["cluster"];
+    let authority = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap()).unwrap();
+    let authority = configs.folder.write("ca.crt", &String::from_utf8(authority).unwrap(), 0o644);
+    let [certificate, key] = ["client-certificate-data", "client-key-data"]
+        .map(|field| configs.folder.write(field, &pem(&configs.own, field), 0o644));
+    let words = [cluster["server"].as_str().unwrap(), &authority, &certificate, &key];
+    let words = case::python("gateway", &words);
+    let mut gateway = case.target().command(PYTHON).unwrap();
+    let mut gateway = Running::start(gateway.args(&words[1..]).stdin(Stdio::null()));
+    let mut said = gateway.stdout();
+    let server = format!("http://127.0.0.1:{}", said.wait_for(""));
+    let config = configs.changed("gateway", |config| {
+        config["clusters"][0]["cluster"] = json!({"server": server});
+        *user(config) = json!({});
+    });
+    configs.works(&config);
+    said.wait_for("SPDY/3.1");
+    said.wait_for("websocket");
+    gateway.child.kill().unwrap();
+    gateway.child.wait().unwrap();
 }
 
 #[test]
