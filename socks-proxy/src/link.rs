@@ -6,7 +6,7 @@
 //! its hello: the first request leaves with it, and a refused token surfaces as the error of the first read.
 //!
 //! Invariants: bytes come out in the order they went in; memory is bounded ([`BUFFER`] each way) whatever the peer
-//! does; one task polls both halves of a link (its wakers are those of the last poll).
+//! does; one task polls both halves of a link (its wakers are those of the last poll); who reads it sends what waits.
 //! It must not know what runs above it: it is the layer that will become resumable.
 
 use std::io;

@@ -13,10 +13,11 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
@@ -161,7 +162,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
 
 #[derive(Debug)]
 struct Session<IO> {
-    connection: Connection<Compat<IO>>,
+    connection: Connection<Compat<Together<IO>>>,
     /// whoever wants a stream --a place for it--> session
     opens_rx: mpsc::Receiver<oneshot::Sender<MuxStream>>,
     waiting: Option<oneshot::Sender<MuxStream>>,
@@ -173,7 +174,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     fn new(io: IO, mode: Mode) -> (Opener, Self) {
         let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        let connection = Connection::new(io.compat(), config(), mode);
+        let connection = Connection::new(Together(io).compat(), config(), mode);
         (Opener { opens_tx, places: places.clone() }, Self { connection, opens_rx, waiting: None, places })
     }
 
@@ -206,6 +207,31 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
             Some(Err(error)) => Err(io_error(error)),
             None => Ok(None),
         })
+    }
+}
+
+/// A link that is not flushed after each frame, as the library would: it reads when it has nothing more to send, and a link
+/// that is read sends what waits in it. So all that there is to say at a moment leaves together.
+#[derive(Debug)]
+struct Together<IO>(IO);
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Together<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Together<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
     }
 }
 

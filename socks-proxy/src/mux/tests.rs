@@ -241,3 +241,63 @@ async fn bytes_that_are_not_frames_end_the_session_with_an_error() {
     laptop.write_all(&[0xEE; 64]).await.unwrap();
     assert!(session.accept().await.is_err());
 }
+
+/// A transport that counts what it is given to write.
+struct Counted(DuplexStream, Arc<std::sync::atomic::AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn what_streams_say_at_the_same_moment_leaves_in_one_message() {
+    const TOKEN: [u8; crate::link::TOKEN_LEN] = [7; crate::link::TOKEN_LEN];
+    let (here, there) = duplex(64 * 1024);
+    let written = Arc::default();
+    let (opener, _arrivals, driver) = client(crate::link::connect(Counted(here, Arc::clone(&written)), &TOKEN));
+    let _driver = tokio::spawn(driver);
+    let digest = crate::link::TokenDigest::of(&TOKEN);
+    let link = crate::link::accept(there, &digest, crate::link::Flags::default()).await.unwrap();
+    let (streams_tx, mut streams_rx) = channel::channel(16);
+    let _server = tokio::spawn(async move {
+        let mut session = server(link);
+        while let Some(stream) = session.accept().await? {
+            streams_tx.send(stream).await.unwrap();
+        }
+        Ok::<_, io::Error>(())
+    });
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(opener.open().await.unwrap());
+    }
+    let before = written.load(std::sync::atomic::Ordering::Relaxed);
+    for stream in &mut streams {
+        stream.write_all(b"hello").await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    // One that is dropped after its end says both at once, too.
+    let mut last = streams.remove(0);
+    last.shutdown().await.unwrap();
+    drop(last);
+    for _ in 0..10 {
+        assert_eq!(streams_rx.recv().await.unwrap().read_u8().await.unwrap(), b'h');
+    }
+    assert_eq!(written.load(std::sync::atomic::Ordering::Relaxed) - before, 1);
+}

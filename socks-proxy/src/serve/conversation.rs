@@ -3,10 +3,12 @@
 //! The reply comes after the deed, never before: on the laptop it decides between a connection and an errno.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tp_abi::errno::reply;
 
 use crate::limits::HANDSHAKE;
@@ -19,6 +21,9 @@ use crate::relay::{Side, relay};
 use super::inbox::{Connection, Inbox};
 use super::{Agent, commands};
 
+/// A dial or a lookup that takes longer is not waited for with the first word.
+const LONG: Duration = Duration::from_millis(10);
+
 /// A stream of a session: method "no authentication", then the request.
 pub(super) async fn converse(
     agent: &Arc<Agent>,
@@ -30,13 +35,11 @@ pub(super) async fn converse(
         Ok(decode_greeting(bytes)?.map(|(methods, used)| (methods.contains(&METHOD_NONE), used)))
     };
     let offered = timeout(HANDSHAKE, inbox.message(greeting)).await??;
-    let method = if offered { METHOD_NONE } else { METHOD_REFUSED };
-    // At once, not together with the reply: it also acknowledges the stream.
-    inbox.write_all(&[proto::VERSION, method]).await?;
-    inbox.flush().await?;
     if !offered {
+        inbox.write_all(&[proto::VERSION, METHOD_REFUSED]).await?;
         return inbox.end().await;
     }
+    inbox.hold(&[proto::VERSION, METHOD_NONE]);
     answer_request(agent, inbox, Some(opener)).await
 }
 
@@ -87,21 +90,26 @@ pub(super) async fn finish(mut inbox: Inbox<impl Connection>, reply: &Reply) -> 
 
 /// Sends a reply.
 pub(super) async fn send(inbox: &mut Inbox<impl Connection>, reply: &Reply) -> io::Result<()> {
-    let mut bytes = Vec::new();
+    let mut bytes = inbox.held();
     reply.encode(&mut bytes).map_err(io::Error::other)?;
     inbox.write_all(&bytes).await?;
     inbox.flush().await
 }
 
-/// Does `work` unless the client goes away meanwhile.
+/// Does `work` unless the client goes away meanwhile. What was kept back is said if it takes long: that also acknowledges
+/// the stream, and a side opens no more than 256 that are not (yamux).
 pub(super) async fn unless_gone<T>(
     inbox: &mut Inbox<impl Connection>,
     work: impl Future<Output = T>,
 ) -> io::Result<T> {
-    tokio::select! {
-        biased;
-        done = work => Ok(done),
-        () = inbox.gone() => Err(io::ErrorKind::ConnectionAborted.into()),
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = inbox.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = sleep(LONG), if inbox.holds() => inbox.say_held().await?,
+        }
     }
 }
 

@@ -55,11 +55,37 @@ pub(super) struct Inbox<C> {
     connection: C,
     ahead: Vec<u8>,
     at: usize,
+    /// What is to be said with the next words.
+    held: Vec<u8>,
 }
 
 impl<C: Connection> Inbox<C> {
     pub(super) fn new(connection: C) -> Self {
-        Self { connection, ahead: Vec::new(), at: 0 }
+        Self { connection, ahead: Vec::new(), at: 0, held: Vec::new() }
+    }
+
+    /// Keeps words back until the next ones: each message by itself is a turn of everybody on the way.
+    pub(super) fn hold(&mut self, words: &[u8]) {
+        self.held.extend_from_slice(words);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What was kept back, for the caller to say.
+    pub(super) fn held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Says what was kept back.
+    pub(super) async fn say_held(&mut self) -> io::Result<()> {
+        if self.holds() {
+            let words = self.held();
+            self.connection.write_all(&words).await?;
+            self.connection.flush().await?;
+        }
+        Ok(())
     }
 
     pub(super) fn reset_on_drop(&self) {
@@ -81,6 +107,8 @@ impl<C: Connection> Inbox<C> {
                 Ok(None) => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
+            // Who has not said all may wait for our word.
+            self.say_held().await?;
             self.ahead.drain(..self.at);
             self.at = 0;
             let room = u64::try_from(MESSAGE_MAX.saturating_sub(self.ahead.len())).unwrap_or(0);
