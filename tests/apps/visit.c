@@ -7,7 +7,7 @@
  *                                              keeps them until its standard input ends
  * With `get` the client closes first, as HTTP clients do; with `end` the service answers only after the client's end of
  * data, and closes. Says "p50 US", "p99 US" and "rate PER_SECOND" of those that went well, "failed COUNT", and of
- * those "lost US", the median. A visit that takes 20 s has failed.
+ * those "lost US", the median; "connect US" is the median of connect() alone. A visit that takes 20 s has failed.
  * The first byte tells the service what is wanted: G an answer after an empty line, E after the end, A an echo for ever. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -102,8 +102,8 @@ static void serve(const char *address)
 
 static struct sockaddr_in service;
 static int end_first, count, next;
-/* How long each took; below 0 if it failed. */
-static double *times;
+/* How long each took, below 0 if it failed; and connect() by itself. */
+static double *times, *connects;
 
 /* An open connection, or -1. */
 static int opened(void)
@@ -119,12 +119,14 @@ static int opened(void)
     return -1;
 }
 
-static int visited(void)
+static int visited(double *connect)
 {
     char text[4096];
     size_t got = 0;
     ssize_t length = -1;
+    double begin = now();
     int fd = opened();
+    *connect = now() - begin;
     if (fd < 0)
         return 0;
     const char *words = end_first ? "E" : request;
@@ -139,7 +141,7 @@ static void *visitor(void *unused)
 {
     for (int i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < count;) {
         double begin = now();
-        int good = visited();
+        int good = visited(&connects[i]);
         times[i] = good ? now() - begin : begin - now();
     }
     return unused;
@@ -161,6 +163,9 @@ static void tell(double took)
     if (good)
         printf("p50 %.1f\np99 %.1f\nrate %.1f\n", times[failed + good / 2], times[failed + good * 99 / 100],
                good * 1e6 / took);
+    qsort(connects, count, sizeof *connects, by_value);
+    if (connects[count / 2] > 0)
+        printf("connect %.1f\n", connects[count / 2]);
     if (failed)
         printf("lost %.1f\n", -times[failed / 2]);
     printf("failed %d\n", failed);
@@ -229,6 +234,7 @@ int main(int words, char **word)
     service = at(word[2], atoi(word[3]));
     count = atoi(word[4]);
     times = calloc(count + 1, sizeof *times);
+    connects = calloc(count + 1, sizeof *connects);
     end_first = !strcmp(word[1], "end");
     if (words == 5 && !strcmp(word[1], "ask")) {
         ask();

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::Background;
-use crate::{Error, Laptop, Layout, PodNetwork, Sandbox, Target, Workload, case, containerd, run};
+use crate::{
+    Error, Laptop, Layout, PodNetwork, Sandbox, Target, Wire, Workload, case, containerd, run, wire,
+};
 
 /// The pods' workloads: where tp's agent is, and where the service is.
 const NEAR: &str = "near";
@@ -47,7 +49,24 @@ impl Field {
     /// # Errors
     /// If there is no laptop, or the pods do not come up.
     pub fn create(what: &'static str) -> Result<Self, Error> {
+        Self::from(Target::attach()?, what)
+    }
+
+    /// The same, for a laptop at the far end of a wire.
+    ///
+    /// # Errors
+    /// As above, or if there is no such wire.
+    pub fn far_away(what: &'static str) -> Result<(Self, Wire), Error> {
         let target = Target::attach()?;
+        let wire = Wire::create(&case::Folder::new(target.laptop(what)?))?;
+        let target = match target {
+            Target::Laptop(cluster, laptop) => Target::Laptop(cluster, laptop.with_network(wire::FAR_NETNS)),
+            context @ Target::Context(..) => context,
+        };
+        Ok((Self::from(target, what)?, wire))
+    }
+
+    fn from(target: Target, what: &'static str) -> Result<Self, Error> {
         let laptop = target.laptop(what)?.clone();
         let Target::Laptop(cluster, _) = &target else {
             return Err(Error::NotUp { why: "no pod's network".to_owned() });

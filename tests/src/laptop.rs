@@ -41,6 +41,7 @@ const KEPT: [&str; 6] = ["TERM", "COLORTERM", "NO_COLOR", "RUST_LOG", "RUST_BACK
 pub struct Laptop {
     layout: Layout,
     prefix: PathBuf,
+    network: &'static str,
 }
 
 impl Laptop {
@@ -55,7 +56,14 @@ impl Laptop {
             return missing("the laptop has no kubeconfig");
         }
         let prefix = layout.dist();
-        Ok(Self { layout, prefix })
+        Ok(Self { layout, prefix, network: LAPTOP_NETNS })
+    }
+
+    /// The same laptop with another network: what its programs send is not counted then.
+    #[must_use]
+    pub fn with_network(mut self, netns: &'static str) -> Self {
+        self.network = netns;
+        self
     }
 
     /// Takes `tp` from another installation than the default one.
@@ -107,7 +115,7 @@ impl Laptop {
     /// Its own network.
     pub(crate) fn place(&self) -> Place {
         Place {
-            network: netns_file(LAPTOP_NETNS),
+            network: netns_file(self.network),
             resolv_conf: shadow(&self.layout, "/etc/resolv.conf"),
             hosts: shadow(&self.layout, "/etc/hosts"),
         }

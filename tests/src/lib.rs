@@ -37,6 +37,7 @@ pub mod shim_build;
 pub mod socks;
 pub mod target;
 pub mod web_server;
+pub mod wire;
 pub mod workload;
 
 pub use apart::Apart;
@@ -54,4 +55,5 @@ pub use sandbox::Sandbox;
 pub use shim_build::shim_under_test;
 pub use socks::Socks;
 pub use target::Target;
+pub use wire::Wire;
 pub use workload::Workload;

@@ -9,8 +9,8 @@ use crate::step::{cargo, run as run_command, step};
 use crate::{cluster, dist};
 
 /// The benches there are (`tests/benches`).
-const ALL: [&str; 9] =
-    ["first_byte", "shim", "inside", "volumes", "connections", "bulk", "names", "udp", "idle"];
+const ALL: [&str; 10] =
+    ["first_byte", "shim", "inside", "volumes", "connections", "bulk", "names", "udp", "idle", "far"];
 
 pub(crate) fn run(names: &[String], json: Option<PathBuf>) -> miette::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !ALL.contains(&name.as_str())) {
