@@ -3,8 +3,8 @@
  *   visit get ADDRESS PORT COUNT AT_ONCE       COUNT times: connect, GET, read the answer, close
  *   visit end ADDRESS PORT COUNT AT_ONCE       COUNT times: connect, send, half-close, read to the end, close
  *   visit ask ADDRESS PORT COUNT               COUNT questions and answers, one after the other, on one connection
- *   visit idle ADDRESS PORT COUNT              COUNT connections that have been used once; prints "open COUNT" and
- *                                              keeps them until its standard input ends
+ *   visit idle ADDRESS PORT COUNT              COUNT connections that have been used once, and a few visits beside them;
+ *                                              prints "open COUNT" and keeps them until its standard input ends
  * With `get` the client closes first, as HTTP clients do; with `end` the service answers only after the client's end of
  * data, and closes. Says "p50 US", "p99 US" and "rate PER_SECOND" of those that went well, "failed COUNT", and of
  * those "lost US", the median; "connect US" is the median of connect() alone. A visit that takes 20 s has failed.
@@ -27,7 +27,7 @@
 
 static const char request[] = "GET / HTTP/1.1\r\nHost: visit\r\n\r\n";
 static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";
-enum { FILES = 65536, LIMIT = 20 };
+enum { FILES = 65536, LIMIT = 20, BESIDE = 100 };
 
 static double now(void)
 {
@@ -214,8 +214,14 @@ static void *opener(void *unused)
 
 static void idle(void)
 {
+    int open = count;
     all(20, opener);
-    printf("open %d\n", count);
+    double begin = now();
+    count = BESIDE;
+    next = 0;
+    visitor(NULL);
+    tell(now() - begin);
+    printf("open %d\n", open);
     fflush(stdout);
     while (read(0, &(char){0}, 1) > 0)
         ;
@@ -233,8 +239,8 @@ int main(int words, char **word)
         errx(2, "usage: see the head of visit.c");
     service = at(word[2], atoi(word[3]));
     count = atoi(word[4]);
-    times = calloc(count + 1, sizeof *times);
-    connects = calloc(count + 1, sizeof *connects);
+    times = calloc(count + BESIDE, sizeof *times);
+    connects = calloc(count + BESIDE, sizeof *connects);
     end_first = !strcmp(word[1], "end");
     if (words == 5 && !strcmp(word[1], "ask")) {
         ask();

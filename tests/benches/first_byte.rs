@@ -1,6 +1,7 @@
 //! How long a user waits: from `tp run` to the first byte of a service, cold and warm, beside what they would do without
 //! tp, in one run, the two by turns.
 //!
+//! - *true*: `true` alone, under `tp run` with an agent that lingers, and `kubectl get --raw /readyz`: one request.
 //! - *bare*: the same curl with the pod's network, without tp: the floor.
 //! - *warm*: `tp run` with an agent that lingers.
 //! - *cold*: `tp run` in a pod that has no agent yet.
@@ -20,6 +21,9 @@ const ROUNDS: usize = 7;
 /// The pods that rounds and the warm-up use up: one for tp and one for kubectl each.
 const PODS: usize = 2 * (ROUNDS + 1);
 
+const TRUE: &str = "true";
+const TRUE_BY_TP: &str = "tp run true";
+const READYZ: &str = "kubectl get --raw /readyz";
 const BARE: &str = "bare";
 const WARM: &str = "warm";
 const COLD: &str = "cold";
@@ -64,6 +68,9 @@ fn measure() -> Result<bool, Error> {
     for (round, pair) in bench.pods.chunks_exact(2).take(ROUNDS + 1).enumerate() {
         let [ours, theirs] = pair else { continue };
         let times = [
+            (TRUE, time(&mut bench.target.command("true")?)?),
+            (TRUE_BY_TP, time(&mut bench.target.tp_run(["--deployment", "web"], ["true"])?)?),
+            (READYZ, time(bench.target.command("kubectl")?.args(["get", "--raw", "/readyz"]))?),
             (BARE, bench.bare()?),
             (WARM, bench.warm()?),
             (COLD, bench.cold(ours)?),
@@ -79,9 +86,11 @@ fn measure() -> Result<bool, Error> {
     }
     figures.tell()?;
     let added = goal("warm over bare", figures.median(WARM) - figures.median(BARE), " ms", 250.0);
+    let run =
+        goal("true under tp run, over true", figures.median(TRUE_BY_TP) - figures.median(TRUE), " ms", 100.0);
     let peers = figures.median(DEBUG) + figures.median(FORWARD);
     println!("peers over warm: {:.1}", peers / figures.median(WARM));
-    Ok(goal("cold over kubectl debug + port-forward", figures.median(COLD) / peers, "", 1.5) && added)
+    Ok(goal("cold over kubectl debug + port-forward", figures.median(COLD) / peers, "", 1.0) && added && run)
 }
 
 impl Bench {

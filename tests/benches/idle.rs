@@ -1,13 +1,12 @@
-//! What connections cost that only are there, in memory of the launcher and of the agent, by how many there are; and what
-//! bytes cost in CPU time. Beside them `kubectl port-forward`, of which only kubectl's own part is counted.
+//! What connections cost that only are there, in memory of the launcher and of the agent and in time of one more, by how
+//! many there are; and what bytes cost in CPU time. Beside them `kubectl port-forward`, of which only kubectl's own part is counted.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use tp_tests::field::Service;
 use tp_tests::figures::goal;
+use tp_tests::held::{Held, busy, resident};
 use tp_tests::{Error, Field, Figures, run};
 
 const ROUNDS: usize = 5;
@@ -48,56 +47,18 @@ fn measure() -> Result<bool, Error> {
     Ok(memory)
 }
 
-/// A program that says a line, and goes on when it is told to.
-struct Held {
-    child: Child,
-    said: BufReader<std::process::ChildStdout>,
-}
-
-impl Held {
-    fn start(command: &mut Command) -> Result<Self, Error> {
-        let shown = run::shown(command);
-        let start = |source| Error::Start { program: shown.clone(), source };
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(start)?;
-        let said = child.stdout.take().ok_or_else(|| start(std::io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Self { child, said: BufReader::new(said) })
-    }
-
-    /// Waits until it says a line.
-    fn line(&mut self) -> Result<String, Error> {
-        let mut line = String::new();
-        let what = "the program, which was to say a line,";
-        match self.said.read_line(&mut line) {
-            Ok(length) if length > 0 => Ok(line),
-            _ => Err(Error::Answer { what, answer: line }),
-        }
-    }
-
-    fn go_on(&mut self) -> Result<(), Error> {
-        let to = "the program's standard input";
-        self.child
-            .stdin
-            .as_mut()
-            .map_or(Ok(()), |stdin| stdin.write_all(b"\n").map_err(Error::file("write", to)))
-    }
-
-    /// Waits for its end.
-    fn end(mut self) -> Result<(), Error> {
-        drop(self.child.stdin.take());
-        self.child.wait().map(drop).map_err(Error::file("wait for", "the program"))
-    }
-}
-
 fn memory(field: &Field, visit: &PathBuf, service: &Service) -> Result<bool, Error> {
     let mut figures = Figures::new("memory with idle connections", "kB");
+    let mut times = Figures::new("connect, GET, read, close beside idle connections", "us");
     let row = |who: &str, count: u32| format!("{who}, {count}");
     for _ in 0..ROUNDS {
         for count in COUNTS {
             let number = count.to_string();
             let mut tp = field.tp(&[], visit)?;
             let mut held = Held::start(tp.args(["idle", field.address(), service.port(), &number]))?;
-            held.line()?;
-            figures.add(&row(LAUNCHER, count), resident(held.child.id())?);
+            let said = held.figures("open")?;
+            times.add(&row("tp", count), said.get("p50").copied().unwrap_or(f64::NAN));
+            figures.add(&row(LAUNCHER, count), resident(held.pid())?);
             figures.add(&row(AGENT, count), resident(field.agent()?)?);
             held.end()?;
             if count > MOST_FORWARDED {
@@ -106,12 +67,14 @@ fn memory(field: &Field, visit: &PathBuf, service: &Service) -> Result<bool, Err
             let forward = field.forward(service)?;
             let mut bare = field.bare(visit)?;
             let mut held = Held::start(bare.args(["idle", "127.0.0.1", forward.port(), &number]))?;
-            held.line()?;
+            let said = held.figures("open")?;
+            times.add(&row("kubectl port-forward", count), said.get("p50").copied().unwrap_or(f64::NAN));
             figures.add(&row(KUBECTL, count), resident(forward.pid())?);
             held.end()?;
         }
     }
     figures.tell()?;
+    times.tell()?;
     let reached = [LAUNCHER, AGENT].map(|who| {
         // The agent outlives the runs, and keeps what it had once: so the least is what it had before.
         let added = figures.median(&row(who, MOST)) - figures.spread(&row(who, FEWEST)).min;
@@ -130,7 +93,7 @@ fn cpu(field: &Field, bulk: &PathBuf, service: &Service) -> Result<(), Error> {
             tp.args(["-c", CARRY, "sh"]).arg(bulk).args([direction, field.address(), service.port(), MIB]);
             let mut held = Held::start(&mut tp)?;
             held.line()?;
-            let processes = [(LAUNCHER, held.child.id()), (AGENT, field.agent()?)];
+            let processes = [(LAUNCHER, held.pid()), (AGENT, field.agent()?)];
             let before = processes.map(|(_, pid)| busy(pid));
             held.go_on()?;
             held.line()?;
@@ -145,22 +108,4 @@ fn cpu(field: &Field, bulk: &PathBuf, service: &Service) -> Result<(), Error> {
         }
     }
     figures.tell()
-}
-
-/// A process's memory that is in RAM, in kB (proc_pid_status(5)).
-fn resident(pid: u32) -> Result<f64, Error> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).map_err(Error::file("read", path))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    Ok(line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN))
-}
-
-/// A process's CPU time, in seconds (proc_pid_stat(5)): the 14th and the 15th word, in ticks of 10 ms.
-fn busy(pid: u32) -> Result<f64, Error> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).map_err(Error::file("read", path))?;
-    // The second word may have blanks in it; it ends with the last parenthesis.
-    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: f64 = words.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum();
-    Ok(ticks / 100.0)
 }

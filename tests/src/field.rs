@@ -157,6 +157,14 @@ impl Field {
         self.target.tp_run(place.iter().chain(options), [program.as_ref()])
     }
 
+    /// The installed `tp`, without any words.
+    ///
+    /// # Errors
+    /// If it is not installed.
+    pub fn tp_itself(&self) -> Result<Command, Error> {
+        self.target.tp()
+    }
+
     /// A program with the near pod's network: what tp is to be like.
     ///
     /// # Errors

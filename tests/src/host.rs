@@ -57,6 +57,8 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/proxychains4", "proxychains4"),
     need("/usr/bin/slirp4netns", "slirp4netns"),
     need("/usr/bin/pasta", "passt"),
+    need("/usr/bin/sshfs", "sshfs"),
+    need("/usr/lib/openssh/sftp-server", "openssh-sftp-server"),
     need("/usr/bin/gcc", "gcc"),
     need("/usr/bin/musl-gcc", "musl-tools"),
     need("/usr/bin/strace", "strace"),

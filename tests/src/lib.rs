@@ -19,6 +19,7 @@ pub mod fake_launcher;
 pub mod field;
 pub mod figures;
 pub mod gobuild;
+pub mod held;
 pub mod host;
 pub mod image;
 pub mod laptop;

@@ -16,6 +16,7 @@ use crate::{Cluster, Error, Laptop, containerd, run};
 #[derive(Debug, Clone)]
 pub struct PodNetwork {
     laptop: Laptop,
+    process: PathBuf,
     place: Place,
 }
 
@@ -46,7 +47,7 @@ impl PodNetwork {
             resolv_conf: copy("resolv.conf")?,
             hosts: copy("hosts")?,
         };
-        Ok(Self { laptop: laptop.clone(), place })
+        Ok(Self { laptop: laptop.clone(), process, place })
     }
 
     /// A command that will run with the pod's network.
@@ -54,11 +55,22 @@ impl PodNetwork {
         self.laptop.command_in(&self.place, program)
     }
 
+    /// A command of this machine's root with the pod's network.
+    pub fn as_root(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.place.network.display())).arg("--").arg(program);
+        command
+    }
+
     /// Sets a kernel parameter of the network; `name` as below /proc/sys.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<(), Error> {
-        let mut shell = Command::new("nsenter");
-        shell.arg(format!("--net={}", self.place.network.display()));
-        run::output(shell.args(["sh", "-c", &format!("echo {value} >/proc/sys/{name}")])).map(drop)
+        let set = format!("echo {value} >/proc/sys/{name}");
+        run::output(self.as_root("sh").args(["-c", &set])).map(drop)
+    }
+
+    /// The files of the pod's container, as root finds them.
+    pub fn root(&self) -> PathBuf {
+        self.process.join("root")
     }
 
     /// Waits until a service can be reached from there: a ready pod is an endpoint of its service only when kube-proxy

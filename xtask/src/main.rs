@@ -8,6 +8,7 @@ mod dist;
 mod laptop;
 mod layers;
 mod matrix;
+mod report;
 mod step;
 mod test;
 mod totals;
@@ -37,13 +38,7 @@ enum Task {
     /// Every case under every method, in one table.
     Matrix(matrix::Arguments),
     /// Measure on the test cluster, beside what one would use without tp; prints ratios of one run.
-    Bench {
-        /// The benches to run; all of them by default: first_byte, shim, inside.
-        names: Vec<String>,
-        /// Keep the figures in this file.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    Bench(bench::Arguments),
     /// Format, lints, documentation, unit tests, size and layers of the sources. Needs no cluster.
     Check,
     /// Install tp as people would: bin/tp, lib/tp/libtp_shim.so, lib/tp/tp-inside, lib/tp/tp-agent.
@@ -66,7 +61,7 @@ fn main() -> miette::Result<()> {
         Task::Demo => demo::run(),
         Task::Test { down } => test::run(down),
         Task::Matrix(arguments) => matrix::run(&arguments),
-        Task::Bench { names, json } => bench::run(&names, json),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Check => check::run(),
         Task::Dist { prefix } => dist::run(prefix).map(drop),
         Task::Cluster { action } => cluster::run(action),
