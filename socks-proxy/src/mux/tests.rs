@@ -271,7 +271,8 @@ async fn what_streams_say_at_the_same_moment_leaves_in_one_message() {
     const TOKEN: [u8; crate::link::TOKEN_LEN] = [7; crate::link::TOKEN_LEN];
     let (here, there) = duplex(64 * 1024);
     let written = Arc::default();
-    let (opener, _arrivals, driver) = client(crate::link::connect(Counted(here, Arc::clone(&written)), &TOKEN));
+    let (opener, _arrivals, driver) =
+        client(crate::link::connect(Counted(here, Arc::clone(&written)), &TOKEN));
     let _driver = tokio::spawn(driver);
     let digest = crate::link::TokenDigest::of(&TOKEN);
     let link = crate::link::accept(there, &digest, crate::link::Flags::default()).await.unwrap();
