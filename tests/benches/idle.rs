@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tp_tests::field::Service;
 use tp_tests::figures::goal;
-use tp_tests::held::{Held, busy, resident};
+use tp_tests::held::{CARRY, Held, busy, resident};
 use tp_tests::{Error, Field, Figures, run};
 
 const ROUNDS: usize = 5;
@@ -23,9 +23,6 @@ const MEMORY_GOAL: f64 = 15.0;
 const LAUNCHER: &str = "launcher";
 const AGENT: &str = "agent";
 const KUBECTL: &str = "kubectl";
-
-/// `$1` is `bulk`, the others its words: waits before and after for a line.
-const CARRY: &str = "echo ready; read go; \"$@\" && read end";
 
 fn main() -> ExitCode {
     match measure() {

@@ -14,7 +14,7 @@ use std::{env, fs};
 
 use tp_tests::field::{Forward, Service};
 use tp_tests::figures::{said, said_of, short};
-use tp_tests::held::{Held, busy, resident};
+use tp_tests::held::{CARRY, Held, busy, resident};
 use tp_tests::run::Background;
 use tp_tests::{Error, Field, Socks, layout, run};
 
@@ -28,9 +28,6 @@ const TRIES: usize = 3;
 const LEFT: f64 = 2.0 / 3.0;
 const SOCKS_PORT: u16 = 21083;
 const MIB: &str = "64";
-
-/// `"$@"` is `bulk` with its words: says a line before, and waits before and after.
-const CARRY: &str = "echo ready; read go; \"$@\" && read end";
 
 /// What is measured, and how.
 type Ratio = (&'static str, fn(&Bench) -> Result<f64, Error>);

@@ -83,10 +83,7 @@ impl Bench<'_> {
 
     /// A program of `apps`, and its service at the laptop's address on the wire, which is not loopback for anybody.
     fn service(&self, name: &str) -> Result<(PathBuf, String, Background), Error> {
-        let path = self.folder.path().join(name);
-        let mut compiler = Command::new("/usr/bin/gcc");
-        compiler.args(["-O2", "-pthread", "-o"]).arg(&path).arg(case::app(&format!("{name}.c")));
-        run::output(&mut compiler)?;
+        let path = self.folder.program(name)?;
         let mut service = Background::start(self.laptop.command(&path)?.args(["serve", layout::LAPTOP_V4]))?;
         let port = service.line()?;
         Ok((path, port, service))

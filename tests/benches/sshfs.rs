@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use tp_tests::case::{self, PYTHON, python};
+use tp_tests::field::Forward;
 use tp_tests::figures::{goal, said};
 use tp_tests::run::Background;
 use tp_tests::{Error, Figures, PodNetwork, Sandbox, Target, run};
@@ -83,13 +84,7 @@ fn measure() -> Result<bool, Error> {
 
     let mut server = Background::start(pod.as_root(PYTHON).args(["-c", SERVER]))?;
     let port = server.line()?;
-    let mut forward = laptop.command("kubectl")?;
-    forward.args(["-n", sandbox.namespace(), "port-forward", "pod/files", &format!(":{port}")]);
-    let mut forward = Background::start(&mut forward)?;
-    let line = forward.line()?;
-    forward.ignore();
-    let port =
-        line.split_whitespace().nth(2).and_then(|address| address.rsplit(':').next()).unwrap_or_default();
+    let forward = Forward::start(laptop, &sandbox, "pod/files", &port)?;
     let there = pod.root().join("data").display().to_string();
     let folder = case::Folder::new(laptop);
     let here = folder.file("files");
@@ -98,7 +93,7 @@ fn measure() -> Result<bool, Error> {
     for _ in 0..ROUNDS {
         let by_tp = said(&mut target.tp_run(options, python("file_times", &["/data"]))?)?;
         let mut shell = laptop.command("sh")?;
-        shell.args(["-c", MOUNTED, "sh", port, &there, &here]).args(python("file_times", &[]));
+        shell.args(["-c", MOUNTED, "sh", forward.port(), &there, &here]).args(python("file_times", &[]));
         let by_sshfs = said(&mut shell)?;
         for (way, said) in [(TP, by_tp), (SSHFS, by_sshfs)] {
             for (what, name) in [(READ, "read"), (FIND, "find")] {

@@ -439,6 +439,17 @@ impl Folder {
         self.path().join(name).display().to_string()
     }
 
+    /// Builds `apps/NAME.c` there, for benches; its path.
+    ///
+    /// # Errors
+    /// If it does not compile.
+    pub fn program(&self, name: &str) -> Result<PathBuf, crate::Error> {
+        let path = self.path().join(name);
+        let mut compiler = Command::new("/usr/bin/gcc");
+        run::output(compiler.args(["-O2", "-pthread", "-o"]).arg(&path).arg(app(&format!("{name}.c"))))?;
+        Ok(path)
+    }
+
     /// Writes a file in it, the user's own; its path.
     #[must_use]
     pub fn write(&self, name: &str, contents: &str, mode: u32) -> String {

@@ -112,11 +112,7 @@ impl Field {
     /// # Errors
     /// If it does not compile.
     pub fn program(&self, name: &str) -> Result<PathBuf, Error> {
-        let path = self.programs.path().join(name);
-        let mut compiler = Command::new("/usr/bin/gcc");
-        compiler.args(["-O2", "-pthread", "-o"]).arg(&path).arg(case::app(&format!("{name}.c")));
-        run::output(&mut compiler)?;
-        Ok(path)
+        self.programs.program(name)
     }
 
     /// A file that the laptop's user can read, gone with the value; its path.
@@ -186,15 +182,36 @@ impl Field {
     /// # Errors
     /// If kubectl does not start.
     pub fn forward(&self, service: &Service) -> Result<Forward, Error> {
-        let mut kubectl = self.laptop.command("kubectl")?;
-        let port = format!(":{}", service.port);
-        kubectl.args(["-n", self.sandbox.namespace(), "port-forward", "deployment/far", &port]);
+        Forward::start(&self.laptop, &self.sandbox, "deployment/far", &service.port)
+    }
+}
+
+impl Forward {
+    /// Forwards a port of the laptop's loopback to that port of a pod.
+    ///
+    /// # Errors
+    /// If kubectl does not start.
+    pub fn start(laptop: &Laptop, sandbox: &Sandbox, pod: &str, port: &str) -> Result<Self, Error> {
+        let mut kubectl = laptop.command("kubectl")?;
+        kubectl.args(["-n", sandbox.namespace(), "port-forward", pod, &format!(":{port}")]);
         let mut process = Background::start(kubectl.stderr(std::process::Stdio::null()))?;
         // "Forwarding from 127.0.0.1:40123 -> 8080"
         let line = process.line()?;
         process.ignore();
         let port = line.split_whitespace().nth(2).and_then(|address| address.rsplit(':').next());
-        Ok(Forward { port: port.unwrap_or_default().to_owned(), process })
+        Ok(Self { port: port.unwrap_or_default().to_owned(), process })
+    }
+
+    /// Its port on the laptop's loopback.
+    #[must_use]
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
+    /// kubectl's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 }
 
@@ -206,20 +223,6 @@ impl Service {
     }
 
     /// Its process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-}
-
-impl Forward {
-    /// Its port on the laptop's loopback.
-    #[must_use]
-    pub fn port(&self) -> &str {
-        &self.port
-    }
-
-    /// kubectl's process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()

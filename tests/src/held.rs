@@ -8,6 +8,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::{Error, run};
 
+/// A script that says a line, runs `"$@"` when it is told to, says what that says, and waits for its end.
+pub const CARRY: &str = "echo ready; read go; \"$@\" && read end";
+
 /// A program that says a line, and goes on when it is told to.
 #[derive(Debug)]
 pub struct Held {

@@ -32,9 +32,7 @@ impl Wire {
     pub fn create(programs: &case::Folder) -> Result<Self, Error> {
         netns::delete(FAR_NETNS)?;
         netns::create(FAR_NETNS)?;
-        let program = programs.path().join("long_wire");
-        let mut compiler = Command::new("/usr/bin/gcc");
-        run::output(compiler.args(["-O2", "-o"]).arg(&program).arg(case::app("long_wire.c")))?;
+        let program = programs.program("long_wire")?;
         let mut command = Command::new(&program);
         command.arg(netns_file(NODE_NETNS)).arg(DEVICE).arg(netns_file(FAR_NETNS)).arg(DEVICE);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
