@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TP_MAGIC UINT32_C(0x74700003) /* "tp", then the layout's version */
+#define TP_MAGIC UINT32_C(0x74700004) /* "tp", then the layout's version */
 #define TP_MESSAGE_MAX 4096
 #define TP_NAME_MAX 255
 #define TP_ADDRESSES_MAX 128
@@ -40,8 +40,8 @@ enum {
   TP_ERRNO = 0x81,     /* int32_t */
   TP_PARK = 0x82,      /* struct tp_address */
   TP_PEER_IS = 0x83,   /* struct tp_address */
-  TP_ADDRESSES = 0x84, /* one byte of length and the canonical name; two of length and the aliases, a NUL
-                          after each; then struct tp_address, any number */
+  TP_ADDRESSES = 0x84, /* uint32_t of seconds for which it is good; one byte of length and the canonical name;
+                          two of length and the aliases, a NUL after each; then struct tp_address, any number */
   TP_FAILED = 0x85,    /* int32_t, an EAI_* */
   TP_NAME = 0x86,      /* the name without a NUL */
   TP_RESOLVER_IS = 0x90,   /* struct tp_resolver, its addresses, then domains with a NUL after each */

@@ -18,7 +18,7 @@ pub use codec::put_address;
 
 /// First four bytes of every message. It changes with the layout, so that a shim of another version is refused
 /// instead of misread.
-pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x03");
+pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x04");
 
 /// No message is longer than this many bytes.
 pub const MESSAGE_MAX: usize = 4096;
@@ -161,6 +161,8 @@ pub enum Answer<'a> {
     Peer(Address),
     /// A lookup's result.
     Addresses {
+        /// Seconds for which the answer is good, from now on.
+        seconds: u32,
         /// Canonical name; empty where there is none.
         canonical: &'a [u8],
         /// The names that led there, each with a NUL after it.
@@ -359,7 +361,8 @@ impl<'a> Answer<'a> {
                 writer.address(address)?;
                 kind::PEER_IS
             }
-            Answer::Addresses { canonical, aliases, addresses } => {
+            Answer::Addresses { seconds, canonical, aliases, addresses } => {
+                writer.bytes(&seconds.to_ne_bytes())?;
                 writer.short_name(canonical)?;
                 writer.bytes(&u16::try_from(aliases.len()).ok()?.to_ne_bytes())?;
                 writer.bytes(aliases)?;
@@ -411,11 +414,12 @@ impl<'a> Answer<'a> {
             kind::PARK => Answer::Park(body.address()?),
             kind::PEER_IS => Answer::Peer(body.address()?),
             kind::ADDRESSES => {
+                let seconds = u32::from_ne_bytes(body.array()?);
                 let length = usize::from(body.u8()?);
                 let canonical = body.take(length)?;
                 let length = usize::from(u16::from_ne_bytes(body.array()?));
                 let aliases = body.names(length)?;
-                Answer::Addresses { canonical, aliases, addresses: body.addresses(body.0.len())? }
+                Answer::Addresses { seconds, canonical, aliases, addresses: body.addresses(body.0.len())? }
             }
             kind::FAILED => Answer::Failed(body.i32()?),
             kind::NAME => Answer::Name(body.name()?),

@@ -29,13 +29,30 @@ const TTL_LIMIT: Duration = Duration::from_secs(3600);
 /// A name that is not there may be made by the developer the next moment.
 const NEGATIVE_TTL_LIMIT: Duration = Duration::from_secs(30);
 
-type Answer = Arc<Result<Found, LookupError>>;
+/// An answer, and until when it is good.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What the nameserver, or the laptop's libc, said.
+    pub said: Result<Found, LookupError>,
+    /// Nothing is kept longer.
+    pub until: Instant,
+}
+
+impl Known {
+    fn new(said: Result<Found, LookupError>) -> Self {
+        let ttl = match &said {
+            Ok(found) => found.ttl.min(TTL_LIMIT),
+            Err(error) => error.ttl.min(NEGATIVE_TTL_LIMIT),
+        };
+        Self { said, until: Instant::now() + ttl }
+    }
+}
 
 /// The lookups of one session.
 pub struct Names {
     pod: Arc<dyn Pod>,
     scope: Arc<Scope>,
-    cache: Cache<(String, Want), Answer>,
+    cache: Cache<(String, Want), Arc<Known>>,
 }
 
 impl Names {
@@ -46,31 +63,32 @@ impl Names {
     }
 
     /// Looks a name up, in the pod by its search list unless it ends with a dot.
-    pub async fn lookup(&self, name: &str, want: Want) -> Answer {
-        let answer = match self.scope.resolver(name) {
-            Resolver::Laptop => laptop::lookup(name.to_owned(), want).await.into(),
+    pub async fn lookup(&self, name: &str, want: Want) -> Arc<Known> {
+        let known = match self.scope.resolver(name) {
+            Resolver::Laptop => Known::new(laptop::lookup(name.to_owned(), want).await).into(),
             Resolver::Pod => self.in_pod(name, want).await,
             Resolver::PodIfInScope => match self.in_scope(&self.in_pod(name, want).await) {
-                Some(found) => Ok(found).into(),
-                None => laptop::lookup(name.to_owned(), want).await.into(),
+                Some(known) => known.into(),
+                None => Known::new(laptop::lookup(name.to_owned(), want).await).into(),
             },
         };
-        if let Ok(found) = &*answer {
+        if let Ok(found) = &known.said {
             self.scope.found(name, &found.addresses);
         }
-        answer
+        known
     }
 
     /// What the pod found, without addresses to which connections would be the laptop's own.
-    fn in_scope(&self, answer: &Answer) -> Option<Found> {
-        let mut found = (**answer).clone().ok()?;
+    fn in_scope(&self, known: &Arc<Known>) -> Option<Known> {
+        let mut found = known.said.clone().ok()?;
         found.addresses.retain(|ip| self.scope.is_pods_ip(*ip));
-        (!found.addresses.is_empty()).then_some(found)
+        (!found.addresses.is_empty()).then_some(Known { said: Ok(found), until: known.until })
     }
 
-    async fn in_pod(&self, name: &str, want: Want) -> Answer {
+    async fn in_pod(&self, name: &str, want: Want) -> Arc<Known> {
         let name = name.to_ascii_lowercase();
-        self.cache.get_with((name.clone(), want), async { Arc::new(self.pod.lookup(name, want).await) }).await
+        let ask = async { Known::new(self.pod.lookup(name.clone(), want).await).into() };
+        self.cache.get_with((name.clone(), want), ask).await
     }
 
     /// Looks up the name of an address.
@@ -88,12 +106,9 @@ impl Names {
 
 struct ByTtl;
 
-impl Expiry<(String, Want), Answer> for ByTtl {
-    fn expire_after_create(&self, _: &(String, Want), answer: &Answer, _: Instant) -> Option<Duration> {
-        Some(match &**answer {
-            Ok(found) => found.ttl.min(TTL_LIMIT),
-            Err(error) => error.ttl.min(NEGATIVE_TTL_LIMIT),
-        })
+impl Expiry<(String, Want), Arc<Known>> for ByTtl {
+    fn expire_after_create(&self, _: &(String, Want), known: &Arc<Known>, now: Instant) -> Option<Duration> {
+        Some(known.until.saturating_duration_since(now))
     }
 }
 
@@ -162,7 +177,7 @@ mod tests {
         let waiters: Vec<_> = (0..50)
             .map(|_| {
                 let names = Arc::clone(&names);
-                tokio::spawn(async move { names.lookup("Backend", BOTH).await.is_ok() })
+                tokio::spawn(async move { names.lookup("Backend", BOTH).await.said.is_ok() })
             })
             .collect();
         while nameserver.asked.load(Ordering::SeqCst) == 0 {
@@ -181,8 +196,8 @@ mod tests {
             let answer = Err(LookupError { eai: eai::NONAME, ttl, reason: "test".into() });
             let nameserver = Nameserver::new(answer, 9);
             let names = Names::new(nameserver.clone(), Arc::default());
-            assert!(names.lookup("nope", BOTH).await.is_err());
-            assert!(names.lookup("nope", BOTH).await.is_err());
+            assert!(names.lookup("nope", BOTH).await.said.is_err());
+            assert!(names.lookup("nope", BOTH).await.said.is_err());
             assert_eq!(nameserver.asked.load(Ordering::SeqCst), questions);
         }
     }

@@ -222,7 +222,7 @@ impl Questions {
         }
         // Both families at once: what the laptop's hosts file has for one of them is not asked elsewhere for the other.
         let both = Want { v4: true, v6: true, configured: false, as_told: false };
-        let answer = match &*self.names.lookup(name, both).await {
+        let answer = match &self.names.lookup(name, both).await.said {
             Ok(found) => question.addresses(&found.addresses),
             Err(error) => question.failure(error),
         };

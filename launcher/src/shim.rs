@@ -20,7 +20,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use nix::unistd::Pid;
@@ -375,7 +375,8 @@ async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Optio
         configured: want & WANT_CONFIGURED != 0,
         as_told: want & WANT_AS_TOLD != 0,
     };
-    match &*names.lookup(name, want).await {
+    let known = names.lookup(name, want).await;
+    match &known.said {
         Ok(found) => {
             let mut list = [0; ADDRESSES_MAX * ADDRESS_LEN];
             let mut end = 0;
@@ -392,7 +393,9 @@ async fn lookup(names: &Names, want: u8, name: &[u8], reply: &mut [u8]) -> Optio
                 }
             }
             let (canonical, addresses) = (canonical.as_bytes(), AddressList::new(list.get(..end)?));
-            Answer::Addresses { canonical, aliases: &aliases, addresses }.encode(reply)
+            let rest = known.until.saturating_duration_since(Instant::now()).as_secs();
+            let seconds = u32::try_from(rest).unwrap_or(u32::MAX);
+            Answer::Addresses { seconds, canonical, aliases: &aliases, addresses }.encode(reply)
         }
         Err(error) => {
             debug!(name, %error, "lookup failed");

@@ -35,6 +35,17 @@ pub(crate) fn ask<'r, const N: usize>(
     room: &'r mut [u8; N],
 ) -> Result<Answer<'r>, Unanswered> {
     let length = question.encode(room).ok_or(Unanswered::Gone)?;
+    let length = exchange(config, fd, room, length)?;
+    room.get(..length).and_then(Answer::decode).ok_or(Unanswered::Gone)
+}
+
+/// Sends the first `length` bytes of `room`, a question, and reads the answer into it: its length.
+pub(crate) fn exchange<const N: usize>(
+    config: &Config,
+    fd: Option<c_int>,
+    room: &mut [u8; N],
+    length: usize,
+) -> Result<usize, Unanswered> {
     let socket = match sys::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) {
         Ok(socket) => socket,
         Err(Errno(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))) => {
@@ -45,8 +56,7 @@ pub(crate) fn ask<'r, const N: usize>(
     reach(config, socket.fd()).ok_or(Unanswered::Gone)?;
     let message = room.get(..length).ok_or(Unanswered::Gone)?;
     send(socket.fd(), message, fd).map_err(|_| Unanswered::Gone)?;
-    let length = receive(socket.fd(), room).map_err(|_| Unanswered::Gone)?;
-    room.get(..length).and_then(Answer::decode).ok_or(Unanswered::Gone)
+    receive(socket.fd(), room).map_err(|_| Unanswered::Gone)
 }
 
 /// Connects to the launcher and makes sure that it is one.

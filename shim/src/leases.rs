@@ -3,16 +3,9 @@
 //! A program may send a million datagrams a second to one address, so the launcher cannot be asked about each; and a
 //! hook may run in a signal handler or in a child forked between any two instructions, so nothing here may wait.
 //!
-//! # Theory of operation
-//! Each entry is a sequence lock: its number is odd while it is written. A reader takes an entry only if the number
-//! was even and the same before and after; a writer that finds it odd, or loses the race to make it odd, does not
-//! write at all. What is not found is asked for again, so an entry that is lost costs a question and nothing else. That
-//! is also what becomes of an entry whose writer was forked away, or left by longjmp(), in the middle: it stays odd and
-//! is one place less.
-//!
-//! Invariants: nobody waits; what is read was written together; after its lease an entry is as good as empty.
+//! Invariants: nobody waits; what is read was written together ([`Entry`]); after its lease an entry is as good as empty.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::seqlock::Entry;
 use tp_abi::wire::{Address, Ip};
 
 /// Entries that one key can be in.
@@ -52,18 +45,8 @@ pub(crate) struct Lease {
     pub(crate) mark: u16,
 }
 
-/// Keys, where they lead, and until when.
-pub(crate) struct Table([[Entry; WAYS]; SETS]);
-
-/// One cache line.
-#[repr(align(64))]
-struct Entry {
-    sequence: AtomicU32,
-    /// Seconds of the coarse clock; 0 for an entry never written.
-    until: AtomicU32,
-    /// Key, key, value, value; then ports and mark.
-    words: [AtomicU64; 5],
-}
+/// Keys, where they lead, and until when. An entry is one cache line: key, key, value, value; then ports and mark.
+pub(crate) struct Table([[Entry<5>; WAYS]; SETS]);
 
 /// An entry's content, read in one piece.
 struct Content {
@@ -80,24 +63,26 @@ impl Table {
 
     /// What `key` leads to, while that is good.
     pub(crate) fn get(&self, key: Endpoint, now: u32) -> Option<Lease> {
-        let live = |entry: &Entry| entry.read().filter(|content| content.key == key && content.until > now);
+        let live = |entry: &Entry<5>| {
+            Content::read(entry).filter(|content| content.key == key && content.until > now)
+        };
         self.set(key)?.iter().find_map(live).map(|content| content.lease)
     }
 
     /// Keeps `lease` until the second `until`: in the place of what was there for the key, or else of what ends first.
     pub(crate) fn put(&self, key: Endpoint, lease: Lease, until: u32) {
         let Some(set) = self.set(key) else { return };
-        let age = |entry: &&Entry| match entry.read() {
+        let age = |entry: &&Entry<5>| match Content::read(entry) {
             Some(content) if content.key == key => 0,
             Some(content) => content.until,
             None => u32::MAX,
         };
         if let Some(entry) = set.iter().min_by_key(age) {
-            entry.write(&Content { key, lease, until });
+            entry.write(&Content { key, lease, until }.words(), until);
         }
     }
 
-    fn set(&self, key: Endpoint) -> Option<&[Entry; WAYS]> {
+    fn set(&self, key: Endpoint) -> Option<&[Entry<5>; WAYS]> {
         let mixed = (key.ip as u64) ^ ((key.ip >> 64) as u64).rotate_left(32) ^ (u64::from(key.port) << 48);
         // Fibonacci hashing: the upper bits are the well mixed ones.
         let hash = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -105,50 +90,19 @@ impl Table {
     }
 }
 
-impl Entry {
-    const fn new() -> Self {
-        Self {
-            sequence: AtomicU32::new(0),
-            until: AtomicU32::new(0),
-            words: [const { AtomicU64::new(0) }; 5],
-        }
-    }
-
-    fn read(&self) -> Option<Content> {
-        let before = self.sequence.load(Ordering::Acquire);
-        let until = self.until.load(Ordering::Relaxed);
-        let [a, b, c, d, rest] = &self.words;
-        let word = |word: &AtomicU64| u128::from(word.load(Ordering::Relaxed));
-        let (key, to) = (word(a) << 64 | word(b), word(c) << 64 | word(d));
-        let rest = rest.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        if !before.is_multiple_of(2) || self.sequence.load(Ordering::Relaxed) != before {
-            return None;
-        }
-        let to = Endpoint { ip: to, port: (rest >> 16) as u16 };
+impl Content {
+    fn read(entry: &Entry<5>) -> Option<Self> {
+        let ([a, b, c, d, rest], until) = entry.read()?;
+        let pair = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+        let to = Endpoint { ip: pair(c, d), port: (rest >> 16) as u16 };
         let lease = Lease { to, mark: (rest >> 32) as u16 };
-        Some(Content { key: Endpoint { ip: key, port: rest as u16 }, lease, until })
+        Some(Self { key: Endpoint { ip: pair(a, b), port: rest as u16 }, lease, until })
     }
 
-    fn write(&self, content: &Content) {
-        let before = self.sequence.load(Ordering::Relaxed);
-        let odd = before.wrapping_add(1);
-        if !before.is_multiple_of(2)
-            || self.sequence.compare_exchange(before, odd, Ordering::Acquire, Ordering::Relaxed).is_err()
-        {
-            return;
-        }
-        // A reader that sees one of the stores below sees the odd number, too.
-        fence(Ordering::Release);
-        let Content { key, lease, until } = content;
-        let rest = u64::from(key.port) | u64::from(lease.to.port) << 16 | u64::from(lease.mark) << 32;
-        let values =
-            [(key.ip >> 64) as u64, key.ip as u64, (lease.to.ip >> 64) as u64, lease.to.ip as u64, rest];
-        for (word, value) in self.words.iter().zip(values) {
-            word.store(value, Ordering::Relaxed);
-        }
-        self.until.store(*until, Ordering::Relaxed);
-        self.sequence.store(before.wrapping_add(2), Ordering::Release);
+    const fn words(&self) -> [u64; 5] {
+        let Self { key, lease, .. } = self;
+        let rest = key.port as u64 | (lease.to.port as u64) << 16 | (lease.mark as u64) << 32;
+        [(key.ip >> 64) as u64, key.ip as u64, (lease.to.ip >> 64) as u64, lease.to.ip as u64, rest]
     }
 }
 
@@ -202,7 +156,7 @@ mod tests {
         table.put(key, lease, 9);
         let set = table.set(key).unwrap();
         for entry in set.iter().take(WAYS - 1) {
-            entry.sequence.fetch_add(1, Ordering::Relaxed);
+            entry.sequence.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         }
         assert_eq!(table.get(key, 0), None);
         table.put(key, lease, 9);

@@ -9,12 +9,14 @@
 //! - no heap, no lock, no thread (but for getaddrinfo_a's), no descriptor that outlives a call, no thread-local of ours:
 //!   a program may fork, vfork, close every descriptor or call from a signal handler at any time;
 //! - no panic: proven when it links (build.rs);
-//! - what cannot be asked fails closed: a program under a dead launcher gets an errno, never the real network;
+//! - what cannot be asked fails closed: a program under a dead launcher gets an errno (or a name that it was told before,
+//!   while that is good), never the real network;
 //! - `errno` changes only when a call fails.
 #![cfg_attr(not(test), no_std)]
 // The hooks are left out of the unit tests, which must not hook themselves, and with them most users of the rest.
 #![cfg_attr(test, allow(dead_code))]
 
+mod answers;
 mod ask;
 mod config;
 mod environment;
@@ -25,6 +27,7 @@ mod note;
 mod program;
 mod relays;
 mod resolver;
+mod seqlock;
 mod sys;
 
 #[cfg(not(test))]

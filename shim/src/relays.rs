@@ -12,6 +12,7 @@ use crate::ask::{Slip, Unanswered, ask};
 use crate::config::Config;
 use crate::leases::{Endpoint, Lease, Table};
 use crate::note::note;
+use crate::sys::now;
 use core::ffi::c_int;
 use tp_abi::decide;
 use tp_abi::errno::LAUNCHER_GONE;
@@ -139,15 +140,6 @@ pub(crate) fn behind(config: &Config, source: Address) -> Option<Address> {
 
 fn lease(table: &Table, key: Endpoint, lease: Lease, seconds: u32) {
     table.put(key, lease, now().saturating_add(seconds));
-}
-
-/// Seconds of the coarse monotonic clock, which the vDSO tells without a system call (vdso(7)).
-fn now() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the one `timespec` is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    // An entry never written ends at 0, and the first second after boot is not to be taken for that.
-    u32::try_from(time.tv_sec).unwrap_or(u32::MAX - LEASE).saturating_add(1)
 }
 
 const fn word(answer: &Result<Answer<'_>, Unanswered>) -> &'static [u8] {

@@ -218,6 +218,16 @@ pub(crate) fn write_line(line: &[u8]) {
     let _ = unsafe { call(libc::SYS_write, args) };
 }
 
+/// Seconds of the coarse monotonic clock, which the vDSO tells without a system call (vdso(7)).
+pub(crate) fn now() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the one `timespec` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    // What never was ends at 0, and the first second after boot is not to be taken for that; nor may the last second of all
+    // keep a lease from having an end.
+    u32::try_from(time.tv_sec).unwrap_or(u32::MAX / 2).saturating_add(1)
+}
+
 /// Lets another thread run.
 pub(crate) fn yield_now() {
     // SAFETY: sched_yield takes nothing.

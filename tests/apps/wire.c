@@ -16,8 +16,9 @@ int main(void) {
   struct tp_connect connect = {.cookie = 7, .asked = v6, .v6_socket = 1};
   struct tp_cookie cookie = {9};
   int32_t refused = 111, unknown = -2;
-  struct { uint8_t length, name[4], aliases[2], alias[6]; struct tp_address list[2]; } addresses = {
-      4, "name", {0}, "alias", {v4, v6}};
+  struct { uint8_t seconds[4], length, name[4], aliases[2], alias[6]; struct tp_address list[2]; } addresses = {
+      {0}, 4, "name", {0}, "alias", {v4, v6}};
+  memcpy(addresses.seconds, &(uint32_t){30}, 4);
   memcpy(addresses.aliases, &(uint16_t){6}, 2);
   message(TP_CONNECT, &connect, offsetof(struct tp_connect, v6_socket) + 1);
   message(TP_PEER, &cookie, sizeof cookie);
@@ -37,9 +38,9 @@ int main(void) {
   message(TP_PARK, &v4, sizeof v4);
   message(TP_PEER_IS, &v6, sizeof v6);
   /* The list is not aligned in a message, and is in the struct. */
-  struct tp_header header = {TP_MAGIC, TP_ADDRESSES, 13 + sizeof addresses.list};
+  struct tp_header header = {TP_MAGIC, TP_ADDRESSES, 17 + sizeof addresses.list};
   fwrite(&header, sizeof header, 1, stdout);
-  fwrite(&addresses, 13, 1, stdout);
+  fwrite(&addresses, 17, 1, stdout);
   fwrite(addresses.list, sizeof addresses.list, 1, stdout);
   message(TP_FAILED, &unknown, 4);
   message(TP_NAME, "backend", 7);

@@ -86,6 +86,8 @@ pub enum Asked {
 struct State {
     far: HashMap<SocketAddr, Far>,
     names: HashMap<String, Name>,
+    /// Seconds for which an answer is good.
+    names_stay: u32,
     reverse: HashMap<IpAddr, Name>,
     forbidden: HashMap<PathBuf, i32>,
     inside: HashMap<PathBuf, CString>,
@@ -161,6 +163,12 @@ impl FakeLauncher {
     pub fn name(&self, name: &str, canonical: &'static str, addresses: &[&str]) -> &Self {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.name_is(name, Name::Is(canonical, addresses))
+    }
+
+    /// Has what is said to names be good for so many seconds; nothing is, unless told so.
+    pub fn names_stay(&self, seconds: u32) -> &Self {
+        self.shared.state().names_stay = seconds;
+        self
     }
 
     /// Scripts what becomes of a lookup of `name`.
@@ -366,6 +374,7 @@ impl Shared {
                 state.asked.push(Asked::Lookup(name.clone(), want));
                 match state.names.get(&name) {
                     Some(Name::Is(canonical, addresses)) => Answer::Addresses {
+                        seconds: state.names_stay,
                         canonical: canonical.as_bytes(),
                         aliases: b"",
                         addresses: put(list, addresses, want),

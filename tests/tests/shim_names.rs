@@ -45,6 +45,30 @@ fn what_getaddrinfo_gives_is_freed_whole() {
     assert_eq!(succeeded(command.args(flags).arg(program)), "ok\n");
 }
 
+/// Steps: what is good for a while is asked once for each kind of question, by whatever function and in a child, too; a
+/// failure is asked again.
+#[test]
+fn an_answer_that_is_still_good_is_not_asked_for_again() {
+    let launcher = scripted();
+    launcher.names_stay(3600);
+    let said = launcher.python(
+        "import os, socket as s
+for _ in range(3):
+    print(s.getaddrinfo('backend', 80, 0, s.SOCK_STREAM)[0][4][0], s.gethostbyname('v4only'))
+    try: s.getaddrinfo('later', 80)
+    except s.gaierror: pass
+if os.fork() == 0:
+    s.getaddrinfo('backend', 81, 0, s.SOCK_STREAM)
+    os._exit(0)
+os.wait()",
+    );
+    assert_eq!(said, "10.96.0.7 10.96.0.8\n".repeat(3));
+    let asked = launcher.asked();
+    let times =
+        |name: &str| asked.iter().filter(|asked| matches!(asked, Asked::Lookup(it, _) if it == name)).count();
+    assert_eq!((times("backend"), times("v4only"), times("later")), (1, 1, 3), "{asked:?}");
+}
+
 /// Steps: each kind of hints asks for just the families it needs; numbers, NULL and localhost ask nobody.
 #[test]
 fn only_what_is_wanted_is_asked_for() {

@@ -142,7 +142,12 @@ fn the_c_header_says_what_wire_rs_says() {
         Answer::Errno(111),
         Answer::Park(v4),
         Answer::Peer(v6),
-        Answer::Addresses { canonical: b"name", aliases: b"alias\0", addresses: AddressList::new(&list) },
+        Answer::Addresses {
+            seconds: 30,
+            canonical: b"name",
+            aliases: b"alias\0",
+            addresses: AddressList::new(&list),
+        },
         Answer::Failed(-2),
         Answer::Name(b"backend"),
         Answer::Resolver(Resolver {

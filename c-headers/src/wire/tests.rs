@@ -44,8 +44,13 @@ fn every_answer_comes_back_as_itself() {
         Answer::Errno(111),
         Answer::Park(V4),
         Answer::Peer(V6),
-        Answer::Addresses { canonical: b"backend.default.svc.cluster.local", aliases: b"a\0bc\0", addresses },
-        Answer::Addresses { canonical: b"", aliases: b"", addresses: AddressList::new(&[]) },
+        Answer::Addresses {
+            seconds: 30,
+            canonical: b"backend.default.svc.cluster.local",
+            aliases: b"a\0bc\0",
+            addresses,
+        },
+        Answer::Addresses { seconds: 0, canonical: b"", aliases: b"", addresses: AddressList::new(&[]) },
         Answer::Failed(errno_of_a_missing_name()),
         Answer::Name(b"kubernetes.default.svc.cluster.local"),
         Answer::Resolver(Resolver {
@@ -82,6 +87,7 @@ fn the_largest_answer_fits_one_message() {
         at = put_address(&mut list, at, V6).unwrap();
     }
     let answer = Answer::Addresses {
+        seconds: u32::MAX,
         canonical: &[b'a'; NAME_MAX],
         aliases: b"",
         addresses: AddressList::new(&list[..at]),

@@ -9,7 +9,8 @@
 //! Invariants: errno is kept on success; a list that is not handed over is freed.
 
 use super::{errno, set_errno};
-use crate::ask::ask;
+use crate::answers::Answers;
+use crate::ask::{Unanswered, exchange};
 use crate::config::{self, Config};
 use crate::name::{self, NUMERIC_MAX, Whose};
 use crate::note::note;
@@ -21,7 +22,8 @@ use libc::addrinfo;
 use tp_abi::errno::eai;
 use tp_abi::sockaddr::mapped;
 use tp_abi::wire::{
-    Address, AddressList, Answer, Ip, MESSAGE_MAX, NAME_MAX, Question, WANT_CONFIGURED, WANT_V4, WANT_V6,
+    Address, AddressList, Answer, HEADER_LEN, Ip, MESSAGE_MAX, NAME_MAX, Question, WANT_CONFIGURED, WANT_V4,
+    WANT_V6,
 };
 
 /// The hints of a caller that gives none (getaddrinfo(3), "a NULL hints argument").
@@ -29,6 +31,9 @@ const NO_HINTS: c_int = libc::AI_V4MAPPED | libc::AI_ADDRCONFIG;
 
 /// Flags that are answered here, so that libc must not see them beside a number.
 const ANSWERED: c_int = libc::AI_CANONNAME | libc::AI_ADDRCONFIG | libc::AI_V4MAPPED | libc::AI_ALL;
+
+/// Names that were looked up.
+static KNOWN: Answers = Answers::new();
 
 /// What became of a lookup.
 pub(super) enum Outcome<'r> {
@@ -50,8 +55,10 @@ pub(super) fn lookup<'r>(
     if name.len() > NAME_MAX {
         return Outcome::Failed(eai::NONAME);
     }
-    let outcome = match ask(config, &Question::Lookup { want, name }, None, room) {
-        Ok(Answer::Addresses { canonical, aliases, addresses }) => {
+    let answer = told(config, &Question::Lookup { want, name }, room)
+        .and_then(|length| room.get(..length).and_then(Answer::decode).ok_or(Unanswered::Gone));
+    let outcome = match answer {
+        Ok(Answer::Addresses { canonical, aliases, addresses, .. }) => {
             Outcome::Found(canonical, aliases, addresses)
         }
         Ok(Answer::Failed(error)) if error < 0 => Outcome::Failed(error),
@@ -61,6 +68,23 @@ pub(super) fn lookup<'r>(
     };
     note(config, |line| line.text(b"lookup ").text(name).text(outcome.word()));
     outcome
+}
+
+/// Reads the answer to a question into `room`, the launcher's or the one that is still good: its length.
+fn told(config: &Config, question: &Question<'_>, room: &mut [u8; MESSAGE_MAX]) -> Result<usize, Unanswered> {
+    let mut asked = [0; HEADER_LEN + 1 + NAME_MAX];
+    let length = question.encode(&mut asked).ok_or(Unanswered::Gone)?;
+    let asked = asked.get(..length).ok_or(Unanswered::Gone)?;
+    if let Some(known) = KNOWN.get(asked, sys::now(), room) {
+        return Ok(known);
+    }
+    room.get_mut(..length).ok_or(Unanswered::Gone)?.copy_from_slice(asked);
+    let length = exchange(config, None, room, length)?;
+    let answer = room.get(..length).unwrap_or_default();
+    if let Some(Answer::Addresses { seconds: seconds @ 1.., .. }) = Answer::decode(answer) {
+        KNOWN.put(asked, answer, sys::now().saturating_add(seconds));
+    }
+    Ok(length)
 }
 
 impl Outcome<'_> {
