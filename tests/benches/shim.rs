@@ -3,7 +3,7 @@
 //!
 //! - *local calls*: hooked calls that stay on the machine.
 //! - *start*: a program's whole life, from spawn to wait.
-//! - *connect*: directly, and through microsocks by `tp run --proxy`, torsocks and proxychains-ng.
+//! - *connect*: directly, and through microsocks and dante by `tp run --proxy`, torsocks and proxychains-ng.
 //! - *stall*: how long an asyncio loop stands still that opens a hundred connections in one turn.
 
 use std::path::PathBuf;
@@ -11,14 +11,15 @@ use std::process::{Command, ExitCode};
 
 use tp_tests::figures::{goal, said, said_of};
 use tp_tests::run::Background;
+use tp_tests::socks::{PEERS, TP};
 use tp_tests::{Error, Figures, Laptop, Socks, Target, case, layout, run};
 
 const ROUNDS: usize = 7;
 const LOCAL_CALLS: &str = "300000";
 const STARTS: &str = "200";
 const CONNECTS: &str = "1000";
-/// Of the laptop's own network, so that nobody else has it.
-const SOCKS_PORT: u16 = 21080;
+const MICROSOCKS_PORT: u16 = 21080;
+const DANTE_PORT: u16 = 21085;
 
 /// Most that a call that stays local may cost more, in ns.
 const CALL_GOAL: f64 = 100.0;
@@ -42,9 +43,9 @@ fn measure() -> Result<bool, Error> {
     let target = Target::attach()?;
     let laptop = target.laptop("the shim's price")?;
     let folder = case::Folder::new(laptop);
-    let socks = Socks::start(laptop, SOCKS_PORT)?;
-    let programs = Programs::make(&folder, &socks)?;
-    let bench = Bench { target: &target, laptop, programs, socks };
+    let prices = folder.program("prices")?;
+    let servers = [Socks::microsocks(laptop, MICROSOCKS_PORT)?, Socks::dante(laptop, DANTE_PORT)?];
+    let bench = Bench { target: &target, laptop, prices, servers };
     let mut service = Background::start(&mut bench.bare(&["serve", layout::LAPTOP_V4])?)?;
     let port = service.line()?;
     let reached = [bench.local_calls()?, bench.start()?, bench.connect(&port)?, bench.stall()?];
@@ -54,38 +55,23 @@ fn measure() -> Result<bool, Error> {
 struct Bench<'a> {
     target: &'a Target,
     laptop: &'a Laptop,
-    programs: Programs,
-    socks: Socks,
-}
-
-/// What is run, built and written for this run, where the laptop's user can read it.
-struct Programs {
     prices: PathBuf,
-    proxychains_conf: String,
-}
-
-impl Programs {
-    fn make(folder: &case::Folder, socks: &Socks) -> Result<Self, Error> {
-        let prices = folder.path().join("prices");
-        run::output(Command::new("cc").args(["-O2", "-o"]).arg(&prices).arg(case::app("prices.c")))?;
-        let chain = format!("strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {}\n", socks.port());
-        Ok(Self { prices, proxychains_conf: folder.write("proxychains.conf", &chain, 0o644) })
-    }
+    servers: [Socks; 2],
 }
 
 impl Bench<'_> {
     /// `prices` on the laptop, without tp.
     fn bare(&self, words: &[&str]) -> Result<Command, Error> {
-        let mut command = self.laptop.command(&self.programs.prices)?;
+        let mut command = self.laptop.command(&self.prices)?;
         command.args(words);
         Ok(command)
     }
 
     /// `prices` under `tp run --proxy`.
     fn by_tp(&self, words: &[&str]) -> Result<Command, Error> {
-        let mut tp = self.target.tp()?;
-        tp.args(["run", "--proxy", &self.socks.url(), "--"]).arg(&self.programs.prices).args(words);
-        Ok(tp)
+        let mut command = self.servers[0].by(TP, &self.prices)?;
+        command.args(words);
+        Ok(command)
     }
 
     fn local_calls(&self) -> Result<bool, Error> {
@@ -133,31 +119,27 @@ impl Bench<'_> {
     }
 
     fn connect(&self, port: &str) -> Result<bool, Error> {
-        let mut figures = Figures::new("connect() by one SOCKS5 server", "us");
+        let mut figures = Figures::new("connect() by a SOCKS5 server", "us");
         let words = ["connect", layout::LAPTOP_V4, port, CONNECTS];
         for _ in 0..ROUNDS {
-            let mut torsocks = self.laptop.command("torsocks")?;
-            torsocks
-                .args(["-a", "127.0.0.1", "-P", &self.socks.port()])
-                .arg(&self.programs.prices)
-                .args(words);
-            let mut proxychains = self.laptop.command("proxychains4")?;
-            proxychains.arg("-q").arg("-f").arg(&self.programs.proxychains_conf);
-            proxychains.arg(&self.programs.prices).args(words);
-            for (row, command) in [
-                ("direct", &mut self.bare(&words)?),
-                ("tp", &mut self.by_tp(&words)?),
-                ("torsocks", &mut torsocks),
-                ("proxychains-ng", &mut proxychains),
-            ] {
-                figures.add(row, said_of(command, "connect")? / 1e3);
+            self.laptop.forget_closed()?;
+            figures.add("direct", said_of(&mut self.bare(&words)?, "connect")? / 1e3);
+            for socks in &self.servers {
+                for way in [TP, PEERS[0], PEERS[1]] {
+                    let price = said_of(socks.by(way, &self.prices)?.args(words), "connect")? / 1e3;
+                    figures.add(&format!("{way}, {}", socks.name()), price);
+                }
             }
         }
         figures.tell()?;
-        let over = |peer: &str| {
-            goal(&format!("tp over {peer}"), figures.median("tp") / figures.median(peer), "", 1.0)
-        };
-        Ok([over("torsocks"), over("proxychains-ng")] == [true, true])
+        let mut reached = true;
+        for server in self.servers.each_ref().map(Socks::name) {
+            for peer in PEERS {
+                let [tp, other] = [TP, peer].map(|way| figures.median(&format!("{way}, {server}")));
+                reached &= goal(&format!("connect() by {server}, over {peer}"), tp / other, "", 1.0);
+            }
+        }
+        Ok(reached)
     }
 
     fn stall(&self) -> Result<bool, Error> {

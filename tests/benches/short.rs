@@ -16,6 +16,7 @@ use tp_tests::field::{Forward, Service};
 use tp_tests::figures::{said, said_of, short};
 use tp_tests::held::{CARRY, Held, busy, resident};
 use tp_tests::run::Background;
+use tp_tests::socks::TP;
 use tp_tests::{Error, Field, Socks, layout, run};
 
 const STORED: &str = "benches/stored.json";
@@ -74,7 +75,7 @@ fn measure() -> Result<bool, Error> {
     let [visit, bulk, prices] = [field.program("visit")?, field.program("bulk")?, field.program("prices")?];
     let (requests, bytes) = (field.serve(&visit)?, field.serve(&bulk)?);
     let by_kubectl = [field.forward(&requests)?, field.forward(&bytes)?];
-    let socks = Socks::start(field.laptop(), SOCKS_PORT)?;
+    let socks = Socks::microsocks(field.laptop(), SOCKS_PORT)?;
     let bench = Bench { field, visit, bulk, prices, requests, bytes, by_kubectl, socks };
 
     let mut reached = true;
@@ -146,12 +147,6 @@ impl Bench {
         Ok([said_of(tp.args(counts), figure)?, said_of(bare.args(counts), figure)?])
     }
 
-    fn by_socks(&self) -> Result<Command, Error> {
-        let mut tp = self.field.tp_itself()?;
-        tp.args(["run", "--proxy", &self.socks.url(), "--"]).arg(&self.prices);
-        Ok(tp)
-    }
-
     fn start(&self) -> Result<f64, Error> {
         medians(|| {
             let readyz = time(self.field.bare("kubectl")?.args(["get", "--raw", "/readyz"]))?;
@@ -163,7 +158,7 @@ impl Bench {
         let words = ["local", "30000"];
         medians(|| {
             let bare = said(self.field.bare(&self.prices)?.args(words))?;
-            let hooked = said(self.by_socks()?.args(words))?;
+            let hooked = said(self.socks.by(TP, &self.prices)?.args(words))?;
             Ok([bare.values().sum(), hooked.values().sum()])
         })
     }
@@ -174,9 +169,8 @@ impl Bench {
         let port = service.line()?;
         let words = ["connect", layout::LAPTOP_V4, &port, "300"];
         medians(|| {
-            let mut torsocks = self.field.bare("torsocks")?;
-            torsocks.args(["-a", "127.0.0.1", "-P", &self.socks.port()]).arg(&self.prices).args(words);
-            Ok([said_of(&mut torsocks, "connect")?, said_of(self.by_socks()?.args(words), "connect")?])
+            let by = |way| said_of(self.socks.by(way, &self.prices)?.args(words), "connect");
+            Ok([by("torsocks")?, by(TP)?])
         })
     }
 

@@ -78,8 +78,6 @@ impl Field {
         let network =
             |name: &str| PodNetwork::find(cluster, &laptop, sandbox.namespace(), &format!("app={name}"));
         let (near, far) = (network(NEAR)?, network(FAR)?);
-        // A bench connects more often within a minute than there are ports for.
-        near.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         let ip = ["get", "pods", "-l", "app=far", "-o", "jsonpath={.items[0].status.podIP}"];
         let address = run::output(sandbox.kubectl().args(ip))?;
         let programs = case::Folder::new(&laptop);
@@ -144,28 +142,22 @@ impl Field {
         Ok(Service { port: process.line()?, process })
     }
 
-    /// `tp run OPTIONS -- PROGRAM` by the near pod, not yet started.
+    /// `tp run OPTIONS -- PROGRAM` by the near pod, not yet started; of the pod's connections before nothing is left.
     ///
     /// # Errors
     /// If tp is not installed.
     pub fn tp(&self, options: &[&str], program: impl AsRef<Path>) -> Result<Command, Error> {
+        self.near.forget_closed()?;
         let place = ["-n", self.sandbox.namespace(), "--deployment", NEAR];
         self.target.tp_run(place.iter().chain(options), [program.as_ref()])
     }
 
-    /// The installed `tp`, without any words.
-    ///
-    /// # Errors
-    /// If it is not installed.
-    pub fn tp_itself(&self) -> Result<Command, Error> {
-        self.target.tp()
-    }
-
-    /// A program with the near pod's network: what tp is to be like.
+    /// A program with the near pod's network: what tp is to be like. Of the pod's connections before nothing is left.
     ///
     /// # Errors
     /// If there is no such pod any more.
     pub fn direct(&self, program: impl AsRef<Path>) -> Result<Command, Error> {
+        self.near.forget_closed()?;
         self.near.command(program.as_ref())
     }
 

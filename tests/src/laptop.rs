@@ -104,6 +104,11 @@ impl Laptop {
         node_network::reset_leaks()
     }
 
+    /// Ends what its kernel keeps of closed connections, as [`netns::forget_closed`] has it.
+    pub fn forget_closed(&self) -> Result<(), Error> {
+        netns::forget_closed(&netns_file(self.network))
+    }
+
     /// A command that will run on the laptop: its namespaces, user, environment and files.
     ///
     /// The working folder is the caller's where the user may read it, else home. (`Command::current_dir` has no

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::laptop::Place;
-use crate::{Cluster, Error, Laptop, containerd, run};
+use crate::{Cluster, Error, Laptop, containerd, netns, run};
 
 /// The network of a running pod of the own cluster.
 #[derive(Debug, Clone)]
@@ -62,10 +62,9 @@ impl PodNetwork {
         command
     }
 
-    /// Sets a kernel parameter of the network; `name` as below /proc/sys.
-    pub fn sysctl(&self, name: &str, value: &str) -> Result<(), Error> {
-        let set = format!("echo {value} >/proc/sys/{name}");
-        run::output(self.as_root("sh").args(["-c", &set])).map(drop)
+    /// Ends what the kernel keeps of closed connections there, as [`netns::forget_closed`] has it.
+    pub fn forget_closed(&self) -> Result<(), Error> {
+        netns::forget_closed(&self.place.network)
     }
 
     /// The files of the pod's container, as root finds them.

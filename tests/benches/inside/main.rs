@@ -68,7 +68,7 @@ fn measure() -> Result<bool, Error> {
     let target = Target::attach()?;
     let laptop = target.laptop("the price of private networks")?;
     let folder = case::Folder::new(laptop);
-    let socks = Socks::start(laptop, SOCKS_PORT)?;
+    let socks = Socks::microsocks(laptop, SOCKS_PORT)?;
     let inside = laptop.prefix().join("lib/tp/tp-inside");
     let bench = Bench { target: &target, laptop, programs: Programs::make(&folder)?, inside, socks };
     let reached = [bench.streams()?, bench.connect()?, bench.start()?];
