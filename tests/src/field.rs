@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::run::Background;
 use crate::{
-    Error, Laptop, Layout, PodNetwork, Sandbox, Target, Wire, Workload, case, containerd, run, wire,
+    Cluster, Error, Laptop, Layout, PodNetwork, Sandbox, Target, Wire, Workload, case, containerd, run, wire,
 };
 
 /// The pods' workloads: where tp's agent is, and where the service is.
@@ -75,8 +75,7 @@ impl Field {
         for name in [NEAR, FAR] {
             Workload::new(name).apply(&sandbox)?;
         }
-        let network =
-            |name: &str| PodNetwork::find(cluster, &laptop, sandbox.namespace(), &format!("app={name}"));
+        let network = |name: &str| network(cluster, &laptop, &sandbox, name);
         let (near, far) = (network(NEAR)?, network(FAR)?);
         let ip = ["get", "pods", "-l", "app=far", "-o", "jsonpath={.items[0].status.podIP}"];
         let address = run::output(sandbox.kubectl().args(ip))?;
@@ -85,6 +84,19 @@ impl Field {
         let field = Self { laptop, layout, sandbox, programs, near, far, address, target };
         run::output(&mut field.tp(&[], "true")?)?;
         Ok(field)
+    }
+
+    /// Takes another near pod: its agent has carried nothing yet.
+    ///
+    /// # Errors
+    /// If that pod does not come up.
+    pub fn renew(&mut self) -> Result<(), Error> {
+        let Target::Laptop(cluster, laptop) = &self.target else { return Ok(()) };
+        let kubectl = |words: [&str; 5]| run::output(self.sandbox.kubectl().args(words));
+        kubectl(["delete", "pods", "-l", "app=near", "--wait"])?;
+        kubectl(["wait", "pods", "-l", "app=near", "--for=condition=Ready"])?;
+        self.near = network(cluster, laptop, &self.sandbox, NEAR)?;
+        run::output(&mut self.tp(&[], "true")?).map(drop)
     }
 
     /// The namespace.
@@ -124,6 +136,9 @@ impl Field {
     /// # Errors
     /// If there is none.
     pub fn agent(&self) -> Result<u32, Error> {
+        // It serves before the kubelet says that it is there.
+        let running = "--for=jsonpath={.status.ephemeralContainerStatuses[0].state.running}";
+        run::output(self.sandbox.kubectl().args(["wait", "pods", "-l", "app=near", running]))?;
         let path = "jsonpath={.items[0].status.ephemeralContainerStatuses[0].containerID}";
         let answer = run::output(self.sandbox.kubectl().args(["get", "pods", "-l", "app=near", "-o", path]))?;
         let id = answer.strip_prefix("containerd://").ok_or_else(|| Error::Answer {
@@ -176,6 +191,10 @@ impl Field {
     pub fn forward(&self, service: &Service) -> Result<Forward, Error> {
         Forward::start(&self.laptop, &self.sandbox, "deployment/far", &service.port)
     }
+}
+
+fn network(cluster: &Cluster, laptop: &Laptop, sandbox: &Sandbox, name: &str) -> Result<PodNetwork, Error> {
+    PodNetwork::find(cluster, laptop, sandbox.namespace(), &format!("app={name}"))
 }
 
 impl Forward {
