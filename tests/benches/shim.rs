@@ -111,7 +111,7 @@ impl Bench<'_> {
         }
         figures.tell()?;
         Ok(goal(
-            "start hooked, over bare",
+            "a program's start hooked, over bare",
             figures.median("hooked") - figures.median("bare"),
             " ms",
             START_GOAL,
@@ -157,6 +157,11 @@ impl Bench<'_> {
             }
         }
         figures.tell()?;
-        Ok(goal("longest stall while one hangs", figures.median("one hangs"), " ms", STALL_GOAL))
+        Ok(goal(
+            "longest stall of an event loop while one connection hangs",
+            figures.median("one hangs"),
+            " ms",
+            STALL_GOAL,
+        ))
     }
 }

@@ -99,7 +99,16 @@ pub fn short(value: f64) -> String {
     } else {
         2
     };
-    format!("{value:.places$}")
+    let text = format!("{value:.places$}");
+    // Nothing is not less than nothing.
+    if text == "-0.00" { "0.00".to_owned() } else { text }
+}
+
+/// A goal's limit as people write it: it may come of a sum of binary fractions.
+#[must_use]
+pub fn written(limit: f64) -> String {
+    let text = format!("{limit:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Adds to a list of the file that [`JSON`] names, if it names one.
@@ -139,7 +148,7 @@ pub fn at_least(what: &str, value: f64, unit: &str, limit: f64) -> bool {
 
 fn judged(what: &str, value: f64, unit: &str, bound: &str, limit: f64, reached: bool) -> bool {
     let word = if reached { "reached" } else { "MISSED" };
-    println!("{what}: {}{unit} (goal: {bound} {limit}{unit}) {word}", short(value));
+    println!("{what}: {}{unit} (goal: {bound} {}{unit}) {word}", short(value), written(limit));
     let goal = json!({ "what": what, "value": value, "unit": unit, "bound": bound, "limit": limit, "reached": reached });
     if let Err(error) = keep("goals", &goal) {
         eprintln!("{what}: {error}");
@@ -161,6 +170,7 @@ mod tests {
         assert!(figures.median("none").is_nan());
         assert!(!goal("nothing measured", figures.median("none"), "", 1.0));
         assert!(!at_least("nothing measured", figures.median("none"), "", 1.0));
-        assert_eq!([0.333, 12.34, 123.4].map(short), ["0.33", "12.3", "123"]);
+        assert_eq!([0.333, 12.34, 123.4, -0.001].map(short), ["0.33", "12.3", "123", "0.00"]);
+        assert_eq!([0.0, 1.1 - 1.0, 0.4, 50_000.0].map(written), ["0", "0.1", "0.4", "50000"]);
     }
 }

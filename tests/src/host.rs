@@ -49,7 +49,7 @@ const NEEDS: &[Need] = &[
     need("/usr/bin/ssh", "openssh-client"),
     need("/usr/bin/git", "git"),
     need("/usr/bin/rsync", "rsync"),
-    need("/usr/bin/dig", "dnsutils"),
+    need("/usr/bin/dig", "bind9-dnsutils"),
     need("/usr/bin/microsocks", "microsocks"),
     need("/usr/bin/fusermount3", "fuse3"),
     // What the benches compare with.

@@ -55,8 +55,9 @@ impl Socks {
     pub fn dante(laptop: &Laptop, port: u16) -> Result<Self, Error> {
         let folder = case::Folder::new(laptop);
         let conf = folder.write("danted.conf", &DANTE_CONF.replace("PORT", &port.to_string()), 0o644);
-        let mut process = laptop.command(dante()?)?;
-        process.env("LD_LIBRARY_PATH", libraries()?).args(["-f", &conf, "-p", "/dev/null"]);
+        let (program, libraries) = dante()?;
+        let mut process = laptop.command(program)?;
+        process.env("LD_LIBRARY_PATH", libraries).args(["-f", &conf, "-p", "/dev/null"]);
         Self::start("dante", laptop, port, folder, process)
     }
 
@@ -120,16 +121,22 @@ impl Socks {
     }
 }
 
-/// The program of dante.
+/// The version of dante, of which there are only the package's files.
 ///
 /// # Errors
-/// If it cannot be had.
-pub fn dante() -> Result<PathBuf, Error> {
-    Ok(packages::debian(DANTE)?.join("usr/sbin/danted"))
+/// If it cannot be had or does not run.
+pub fn dante_version() -> Result<String, Error> {
+    let (program, libraries) = dante()?;
+    let answer = run::output(Command::new(program).env("LD_LIBRARY_PATH", libraries).arg("-v"))?;
+    // "Dante v1.4.2.  Copyright (c) …"
+    let version = answer.split_whitespace().nth(1).unwrap_or_default();
+    Ok(version.trim_matches(['v', '.']).to_owned())
 }
 
-fn libraries() -> Result<PathBuf, Error> {
-    Ok(packages::debian(DANTE)?.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)))
+/// Its program, and the folder of its libraries.
+fn dante() -> Result<(PathBuf, PathBuf), Error> {
+    let tree = packages::debian(DANTE)?;
+    Ok((tree.join("usr/sbin/danted"), tree.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))))
 }
 
 fn chain(port: u16) -> String {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use serde::{Deserialize, Serialize};
 use tp_tests::Cluster;
-use tp_tests::figures::short;
+use tp_tests::figures::{short, written};
 
 use crate::bench::{ALL, docs};
 
@@ -128,6 +128,7 @@ impl Report {
         for (name, bench) in self.in_order() {
             for Goal { what, value, unit, bound, limit, reached } in &bench.goals {
                 let value = value.map_or_else(|| "none".to_owned(), short);
+                let limit = written(*limit);
                 let word = if *reached { "reached" } else { "**missed**" };
                 let _ =
                     writeln!(text, "| {name} | {what} | {value}{unit} | {bound} {limit}{unit} | {word} |");

@@ -43,5 +43,5 @@ pub(super) fn measure() -> Result<bool, Error> {
             time.parse().map_err(|_| Error::Answer { what: "volume_times.py", answer: said.clone() })?;
         figures.add(row, time);
     }
-    judge(&figures)
+    judge(&figures, "in the cluster")
 }

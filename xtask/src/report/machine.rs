@@ -3,8 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use tp_tests::Cluster;
-use tp_tests::run;
+use tp_tests::{Cluster, run, socks};
 
 use crate::step::workspace;
 
@@ -12,7 +11,7 @@ use crate::step::workspace;
 const PACKAGES: [&str; 10] = [
     "containerd",
     "runc",
-    "dnsutils",
+    "bind9-dnsutils",
     "microsocks",
     "torsocks",
     "proxychains4",
@@ -25,7 +24,8 @@ const PACKAGES: [&str; 10] = [
 /// What there is to know, each with what it is of.
 pub(super) fn facts(own: &Cluster) -> Vec<(String, String)> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let packages = said(run::command("dpkg-query", ["-W", "-f", "${Package} ${Version}, "]).args(PACKAGES));
+    let mut packages = packages();
+    packages.extend(socks::dante_version().ok().map(|version| format!("dante {version}")));
     let jsonpath = ["version", "-o", "json"];
     let versions: serde_json::Value =
         serde_json::from_str(&said(own.kubectl().args(jsonpath))).unwrap_or_default();
@@ -46,9 +46,16 @@ pub(super) fn facts(own: &Cluster) -> Vec<(String, String)> {
             fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         ),
         fact("Kubernetes and kubectl", version.unwrap_or_default().to_owned()),
-        fact("packages", packages.trim_end_matches(", ").to_owned()),
+        fact("packages", packages.join(", ")),
         fact("tp", revision),
     ]
+}
+
+/// Those that are there, each with its version.
+fn packages() -> Vec<String> {
+    let listed = said(run::command("dpkg-query", ["-W", "-f", "${Package} ${Version}\n"]).args(PACKAGES));
+    // What is known but not installed has no version.
+    listed.lines().filter(|line| !line.ends_with(' ')).map(str::to_owned).collect()
 }
 
 /// What a program says, even if it fails then: a package that is not there is no reason to lose the others.
