@@ -8,13 +8,17 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
 use crate::dial::code;
 use crate::limits::DATAGRAMS_IDLE;
 use crate::proto::{DATAGRAM_ERROR, DATAGRAM_MAX};
+
+mod outgoing;
+
+use outgoing::Outgoing;
 
 /// Datagrams moved from the network before the stream's side gets its turn.
 const IN_A_ROW: usize = 32;
@@ -54,7 +58,7 @@ async fn connect_one(address: SocketAddr) -> io::Result<UdpSocket> {
 /// Those of the client's stream, and `InvalidData` for a length that no datagram has.
 pub async fn carry(client: impl AsyncRead + AsyncWrite + Unpin, socket: &UdpSocket) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let mut outgoing = Outgoing::default();
+    let mut outgoing = Outgoing::new(socket);
     let mut idle_at = Instant::now() + DATAGRAMS_IDLE;
     loop {
         tokio::select! {
@@ -63,11 +67,12 @@ pub async fn carry(client: impl AsyncRead + AsyncWrite + Unpin, socket: &UdpSock
                 if !whole? {
                     return to_client.shutdown().await;
                 }
-                if let Err(error) = send(socket, &outgoing.datagram).await {
-                    to_client.write_all(&failure(&error)).await?;
-                    to_client.flush().await?;
+                while let Some(sent) = outgoing.send(socket).await {
+                    if let Err(error) = sent {
+                        to_client.write_all(&failure(&error)).await?;
+                        to_client.flush().await?;
+                    }
                 }
-                outgoing.clear();
             }
             arrived = arrival(socket) => {
                 let frames = match arrived {
@@ -104,60 +109,6 @@ pub(crate) async fn arrival(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-/// A datagram on its way out of the stream, as far as it has come.
-#[derive(Default)]
-struct Outgoing {
-    header: Vec<u8>,
-    datagram: Vec<u8>,
-}
-
-impl Outgoing {
-    /// Reads on until the datagram is whole; `false` at the stream's end. Cancel safe.
-    async fn read(&mut self, client: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
-        if !fill(client, &mut self.header, 2).await? {
-            return if self.header.is_empty() { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-        }
-        let length = self.header.first_chunk().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
-        if length > DATAGRAM_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram longer than UDP carries"));
-        }
-        match fill(client, &mut self.datagram, length).await? {
-            true => Ok(true),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.header.clear();
-        // An idle flow keeps no large buffer.
-        self.datagram = Vec::new();
-    }
-}
-
-/// Reads until `buffer` has `length` bytes; `false` if the stream ends before. Cancel safe: what was read is kept.
-async fn fill(
-    client: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-    length: usize,
-) -> io::Result<bool> {
-    while buffer.len() < length {
-        let left = length.saturating_sub(buffer.len());
-        let mut limited = (&mut *client).take(u64::try_from(left).unwrap_or(u64::MAX));
-        if limited.read_buf(buffer).await? == 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Sends a datagram. The kernel reports an earlier one's ICMP error instead of sending: that costs one more try.
-async fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
-    let Err(error) = socket.send(datagram).await else { return Ok(()) };
-    socket.send(datagram).await?;
-    // Sent in the end; the error was about another one, and is told all the same.
-    Err(error)
-}
-
 /// What the network has brought, as frames.
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut scratch = SCRATCH.take();
@@ -184,7 +135,7 @@ fn failure(error: &io::Error) -> [u8; 3] {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt as _, duplex};
 
     use super::*;
 
@@ -215,6 +166,23 @@ mod tests {
             assert!(got[..received] == sent);
             service.send_to(&sent, from).await.unwrap();
             assert!(frame(&mut laptop).await == sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn datagrams_that_came_together_keep_their_order_and_borders() {
+        let (mut laptop, service) = flow().await;
+        let lengths = [&[1200; 20][..], &[700, 1200, 1200, 1201, 0, 0], &[9; 20], &[20_000; 3]].concat();
+        let mut records = Vec::new();
+        for (number, length) in lengths.iter().enumerate() {
+            records.extend(u16::try_from(*length).unwrap().to_be_bytes());
+            records.resize(records.len() + length, u8::try_from(number).unwrap());
+        }
+        laptop.write_all(&records).await.unwrap();
+        let mut got = vec![0; 70_000];
+        for (number, length) in lengths.iter().enumerate() {
+            let received = service.recv(&mut got).await.unwrap();
+            assert!(got[..received] == vec![u8::try_from(number).unwrap(); *length], "{number}");
         }
     }
 
