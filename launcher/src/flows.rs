@@ -15,7 +15,7 @@
 //!
 //! Invariants: a shim may believe in a relay for ten seconds after the last answer (`shim/src/relays.rs`), and a relay
 //! lives longer than that; a flow whose stream stalls drops datagrams, and neither buffers without bound nor keeps others
-//! waiting.
+//! waiting. What an own relay's socket sends meanwhile is not even received.
 //!
 //! Loopback belongs to all users of the machine: another user who finds a shared relay's port can send to its destination.
 
@@ -38,7 +38,7 @@ use tracing::{Instrument as _, debug, debug_span, warn};
 
 use crate::pod::Pod;
 
-use carry::Flow;
+use carry::{Flow, Pushed};
 use owner::Owner;
 use relay::Relay;
 
@@ -193,17 +193,30 @@ impl Flows {
     /// Takes what the apps send to a relay, until it ends.
     async fn receive(self: Arc<Self>, relay: Arc<Relay>) {
         let mut flow: Option<Arc<Flow<Relay>>> = None;
-        let taking = relay.datagrams(|app, datagram| {
-            relay.used.touch();
-            // Mostly the same app as before.
-            let same = flow.take().filter(|flow| flow.app == app && flow.push(datagram));
-            flow = Some(same.unwrap_or_else(|| {
-                let flow = self.flow(&relay, app);
-                flow.push(datagram);
-                flow
-            }));
-        });
-        let ended = taking.await;
+        let ended = loop {
+            let mut full = false;
+            let taken = relay.datagrams(|app, datagram| {
+                // Mostly the same app as before.
+                let same = flow.as_ref().filter(|flow| flow.app == app).map(|flow| flow.push(datagram));
+                let pushed = same
+                    .filter(|pushed| *pushed != Pushed::Over)
+                    .unwrap_or_else(|| flow.insert(self.flow(&relay, app)).push(datagram));
+                full = pushed == Pushed::Full && relay.owner.is_some();
+                !full
+            });
+            if let Err(error) = taken.await {
+                break error;
+            }
+            match &flow {
+                // What else its one socket sends waits in the kernel, or is dropped there while it is being sent: that costs
+                // nobody else anything.
+                Some(flow) if full => tokio::select! {
+                    () = flow.room() => {}
+                    () = relay.ended() => {}
+                },
+                _ => tokio::task::yield_now().await,
+            }
+        };
         debug!(%ended, "relay ended");
         self.state().end_relay(&relay);
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socks_proxy::proto::DATAGRAM_MAX;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,21 @@ use crate::pod::datagrams::{Arrived, Datagrams, Incoming, append};
 /// Bytes that wait for a flow's stream, as many as a kernel would hold for a socket (net.core.wmem_default) and a
 /// bit; further datagrams are dropped.
 const QUEUE_MAX: usize = 256 * 1024;
+/// Bytes behind which no datagram is dropped yet, however long it is.
+const QUEUE_FULL: usize = QUEUE_MAX - DATAGRAM_MAX;
 /// How old a flow that failed becomes, in which it swallows datagrams, before the next one is tried.
 const DEAF: Duration = Duration::from_secs(1);
+
+/// What became of a datagram of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It waits for the stream, or was dropped because that has stalled.
+    Taken,
+    /// The same, and a next one may be dropped.
+    Full,
+    /// The flow is over.
+    Over,
+}
 
 /// The way back to the apps.
 pub(crate) trait Back: Send + Sync {
@@ -50,6 +64,8 @@ pub(crate) struct Flow<B> {
     queue: Mutex<Queue>,
     /// push --something to write--> carry
     more: Notify,
+    /// carry --what waited is being written--> whoever waits for room
+    room: Notify,
     /// Everybody --it is over--> carry
     end: CancellationToken,
     /// carry --it is over--> drain
@@ -60,7 +76,15 @@ pub(crate) struct Flow<B> {
 struct Queue {
     records: BytesMut,
     finishing: bool,
+    /// Nobody takes anything any more.
+    deaf: bool,
     dropped: u64,
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        !self.deaf && self.records.len() >= QUEUE_FULL
+    }
 }
 
 impl<B: Back> Flow<B> {
@@ -72,25 +96,39 @@ impl<B: Back> Flow<B> {
             used: Used::now(),
             queue: Mutex::default(),
             more: Notify::new(),
+            room: Notify::new(),
             end: CancellationToken::new(),
             ended: CancellationToken::new(),
         }
     }
 
-    /// Takes a datagram of the app, or drops it if the stream has stalled; `false` if the flow is over.
-    pub(crate) fn push(&self, datagram: &[u8]) -> bool {
+    /// Takes a datagram of the app, or drops it if the stream has stalled.
+    pub(crate) fn push(&self, datagram: &[u8]) -> Pushed {
         if self.has_ended() {
-            return false;
+            return Pushed::Over;
         }
         self.used.touch();
         let mut queue = self.queue();
-        if queue.records.len().saturating_add(datagram.len()) > QUEUE_MAX {
+        if queue.deaf || queue.records.len().saturating_add(datagram.len()) > QUEUE_MAX {
             queue.dropped += 1;
         } else {
+            if queue.records.is_empty() {
+                self.more.notify_one();
+            }
             append(&mut queue.records, datagram);
-            self.more.notify_one();
         }
-        true
+        if queue.is_full() { Pushed::Full } else { Pushed::Taken }
+    }
+
+    /// Waits until no datagram would be dropped, or the flow is over.
+    pub(super) async fn room(&self) {
+        while self.queue().is_full() && !self.has_ended() {
+            tokio::select! {
+                () = self.room.notified() => {}
+                () = self.end.cancelled() => {}
+                () = self.ended.cancelled() => {}
+            }
+        }
     }
 
     /// Ends it now.
@@ -117,28 +155,41 @@ impl<B: Back> Flow<B> {
         self.queue().records.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn dropped(&self) -> u64 {
+        self.queue().dropped
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The records that wait; [`None`] when there will be no more.
-    async fn records(&self) -> Option<BytesMut> {
+    /// Exchanges what was written for the records that wait; `false` when there will be no more.
+    async fn records(&self, written: &mut BytesMut) -> bool {
+        written.clear();
         loop {
             {
                 let mut queue = self.queue();
                 if !queue.records.is_empty() {
-                    return Some(std::mem::take(&mut queue.records));
+                    // Either room is used again while there is much to write.
+                    std::mem::swap(&mut queue.records, written);
+                    self.room.notify_one();
+                    return true;
                 }
                 if queue.finishing {
-                    return None;
+                    return false;
                 }
+                // An idle flow keeps no room.
+                queue.records = BytesMut::new();
+                *written = BytesMut::new();
             }
             self.more.notified().await;
         }
     }
 
     async fn send(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), DialError> {
-        while let Some(records) = self.records().await {
+        let mut records = BytesMut::new();
+        while self.records(&mut records).await {
             stream.write_all(&records).await?;
             stream.flush().await?;
         }
@@ -187,6 +238,8 @@ impl<B: Back> Flow<B> {
         let exchange = async {
             if let Err(error) = self.exchange(opened).await {
                 debug!(%error, "flow failed");
+                self.queue().deaf = true;
+                self.room.notify_one();
                 // An app that sends on would have a stream opened for each datagram.
                 tokio::time::sleep(DEAF.saturating_sub(self.used.age())).await;
             }

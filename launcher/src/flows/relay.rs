@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::OnceLock;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use socks_proxy::proto::DATAGRAM_MAX;
@@ -32,6 +33,8 @@ pub(super) struct Relay {
     pub(super) destination: SocketAddr,
     /// The one socket that may use it, if it is connected.
     pub(super) owner: Option<Owner>,
+    /// That socket's address, when it has sent something.
+    app: OnceLock<SocketAddr>,
     pub(super) used: Used,
     end: CancellationToken,
 }
@@ -50,54 +53,53 @@ impl Relay {
         socket.bind(&address.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         let at = socket.local_addr()?;
-        Ok(Self { socket, at, destination, owner, used: Used::now(), end: CancellationToken::new() })
+        let (app, used, end) = (OnceLock::new(), Used::now(), CancellationToken::new());
+        Ok(Self { socket, at, destination, owner, app, used, end })
     }
 
-    /// Gives each datagram and its sender to `take`, until the relay ends; why it did.
-    pub(super) async fn datagrams(&self, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Error {
-        let mut app = None;
+    /// Waits for datagrams, and gives some to `take` with their sender, for as long as it wants more.
+    ///
+    /// # Errors
+    /// Why there will be no more.
+    pub(super) async fn datagrams(&self, mut take: impl FnMut(SocketAddr, &[u8]) -> bool) -> io::Result<()> {
         let mut take = |from, datagram: &[u8]| {
-            if self.owner.is_some() && app.is_none() {
-                app = Some(from);
+            if self.owner.is_none() {
+                return take(from, datagram);
+            }
+            let app = self.app.get_or_init(|| {
                 // From here on the kernel drops what others send here.
                 let _ = self.connect(from);
-            }
-            if self.owner.is_none() || app == Some(from) {
-                take(from, datagram);
-            }
+                from
+            });
+            *app != from || take(from, datagram)
         };
         loop {
             let ready = tokio::select! {
-                ready = self.socket.ready(Interest::READABLE | Interest::ERROR) => ready,
-                () = self.end.cancelled() => return io::Error::other("nobody used it"),
+                ready = self.socket.ready(Interest::READABLE | Interest::ERROR) => ready?,
+                () = self.ended() => return Err(io::Error::other("nobody used it")),
             };
             // An error on a connected relay: the app has closed its socket.
-            let failed = ready.and_then(|ready| {
-                if ready.is_error() {
-                    drop(
-                        self.socket
-                            .try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into())),
-                    );
-                    self.socket.take_error()?.map_or(Ok(()), Err)?;
-                }
-                self.receive(&mut take)
-            });
-            match failed {
-                Ok(()) => tokio::task::yield_now().await,
+            if ready.is_error() {
+                drop(self.socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into())));
+                self.socket.take_error()?.map_or(Ok(()), Err)?;
+            }
+            self.used.touch();
+            match self.receive(&mut take) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return error,
+                received => return received,
             }
         }
     }
 
     /// Receives some datagrams, or all that are there and then `WouldBlock`.
-    fn receive(&self, take: &mut impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+    fn receive(&self, take: &mut impl FnMut(SocketAddr, &[u8]) -> bool) -> io::Result<()> {
         let mut room = ROOM.take();
         room.resize(DATAGRAM_MAX, 0);
         let mut received = Ok(());
         for _ in 0..IN_A_ROW {
             match self.socket.try_recv_from(&mut room) {
-                Ok((length, from)) => take(from, room.get(..length).unwrap_or_default()),
+                Ok((length, from)) if take(from, room.get(..length).unwrap_or_default()) => {}
+                Ok(_) => break,
                 Err(error) => {
                     received = Err(error);
                     break;
@@ -121,6 +123,11 @@ impl Relay {
     /// Lets in nobody's datagrams: whoever sends one hears from the kernel that the port is closed.
     pub(super) fn shut(&self) -> io::Result<()> {
         self.connect(self.at)
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn ended(&self) {
+        self.end.cancelled().await;
     }
 
     pub(super) fn end(&self) {

@@ -166,6 +166,29 @@ async fn a_stalled_flow_loses_datagrams_and_delays_nobody() {
 }
 
 #[tokio::test]
+async fn what_a_connected_socket_sends_too_much_stays_in_its_kernel_and_delays_nobody() {
+    let (_, flows) = flows();
+    let (stalled, other) = (connected(&flows, STALLED).await, connected(&flows, ECHO).await);
+    let echo = other.peer_addr().unwrap();
+    for _ in 0..400 {
+        stalled.send(&[0; 60_000]).await.unwrap();
+        comes_back(&other, echo, b"on").await;
+    }
+    let relay = stalled.peer_addr().unwrap();
+    assert!(flows.state().relays[&relay].has_unread());
+    let flow = flows.state().flows.values().find(|flow| flow.back.at == relay).cloned().unwrap();
+    assert!((1..1 << 20).contains(&flow.queued()) && flow.dropped() == 0);
+    // Nothing waits for ever for a flow that is over.
+    flow.end();
+    within(async {
+        while flows.state().flows.values().all(|other| other.back.at != relay || Arc::ptr_eq(other, &flow)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_flow_that_finds_no_way_is_not_tried_for_each_datagram() {
     let (pod, flows) = flows();
     let relay = flows.shared(NO_WAY).unwrap().relay;
@@ -192,7 +215,7 @@ async fn a_flow_ends_when_it_was_idle_for_long_enough_and_one_of_dns_sooner() {
     }
     let over = Arc::new(idle_for(7, 60));
     Arc::clone(&flows).carry(Arc::clone(&over)).await;
-    assert!(over.has_ended() && !over.push(b"x"));
+    assert!(over.has_ended() && over.push(b"x") == Pushed::Over);
     // The next datagram opens another.
     let (app, shared) = (app().await, flows.shared(ECHO).unwrap().relay);
     comes_back(&app, shared, b"x").await;

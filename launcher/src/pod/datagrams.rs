@@ -15,6 +15,8 @@ use super::{DialError, Stream};
 /// Bytes read at once.
 const BUSY: usize = 64 * 1024;
 const IDLE: usize = 2 * 1024;
+/// Bytes of a read after which more are expected; a stream gives at most half of [`BUSY`].
+const MUCH: usize = 16 * 1024;
 
 /// A flow: its two directions, which do not wait for each other.
 pub struct Datagrams {
@@ -76,7 +78,7 @@ impl Incoming {
             self.bytes.reserve(if self.busy { BUSY } else { IDLE });
             let room = self.bytes.capacity().saturating_sub(self.bytes.len());
             let read = self.stream.read_buf(&mut self.bytes).await?;
-            self.busy = read >= room.min(BUSY / 2);
+            self.busy = read >= room.min(MUCH);
             if read == 0 {
                 return match self.client.is_none() && self.bytes.is_empty() {
                     true => Ok(None),

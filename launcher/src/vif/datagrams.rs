@@ -19,7 +19,7 @@ use tracing::{Instrument as _, debug, debug_span};
 
 use super::connections::Ends;
 use super::{Network, packet};
-use crate::flows::carry::{Back, Flow};
+use crate::flows::carry::{Back, Flow, Pushed};
 
 /// Flows at one time; one agent has room for 4096.
 const FLOWS_MAX: usize = 4000;
@@ -92,7 +92,7 @@ impl Network {
             return;
         }
         let known = self.datagrams.flows().get(&ends).cloned();
-        if !known.is_some_and(|flow| flow.push(datagram)) {
+        if known.is_none_or(|flow| flow.push(datagram) == Pushed::Over) {
             self.flow(ends).push(datagram);
         }
     }
