@@ -1,8 +1,8 @@
 //! The direction from the stream to the network: whatever has come is sent at once.
 //!
 //! A datagram's price is the way that the kernel takes it: system call, route, rules, the pod's end of a pair of interfaces.
-//! Datagrams of one length that came together take it as one packet, which the kernel takes apart where the way ends (segmentation
-//! offload, `UDP_SEGMENT`, udp(7)): what the network and the service see is the same. Nobody waits for more to come.
+//! Datagrams of one length that came together take it as one packet, which the kernel takes apart where the way ends
+//! (segmentation offload, `UDP_SEGMENT`, udp(7)): what the network and the service see is the same. Nobody waits for more.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
@@ -72,8 +72,8 @@ impl Outgoing {
         Ok(true)
     }
 
-    /// Sends one datagram, or several of a length, of those that are whole; `None` when there is none any more. What is sent
-    /// is forgotten, also where it fails.
+    /// Sends one datagram, or several of a length, of those that are whole; `None` when none is. What is sent is forgotten,
+    /// also where it fails.
     ///
     /// # Errors
     /// What is to be told about a datagram: this one's, or that of an earlier one.
