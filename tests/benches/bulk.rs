@@ -3,11 +3,15 @@
 //!
 //! The service reads and makes bytes without touching them, so what is measured is what stands between.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
 
 use tp_tests::field::{Forward, Service};
 use tp_tests::figures::{at_least, goal, said, said_of};
+use tp_tests::run::Background;
 use tp_tests::{Error, Field, Figures};
 
 const ROUNDS: usize = 5;
@@ -27,6 +31,11 @@ const WAIT_GOAL: f64 = 3.0;
 const TP: &str = "tp";
 const FORWARD: &str = "kubectl port-forward";
 const DIRECT: &str = "direct from a pod";
+/// How small requests go, and a stream beside them.
+const KINDS: [(&str, &str); 3] = [(TP, TP), (TP, FORWARD), (FORWARD, FORWARD)];
+
+/// How much earlier than the requests a stream begins.
+const AHEAD: Duration = Duration::from_millis(500);
 
 /// `$1` is `visit`, `$2` its words, `$3` `bulk`, `$4` its words: visits while a stream of no end runs.
 const BESIDE: &str = "\"$3\" $4 >/dev/null 2>&1 & sleep 0.5; \"$1\" $2; kill $!";
@@ -46,8 +55,8 @@ fn measure() -> Result<bool, Error> {
     let field = Field::create("streams")?;
     let (bulk, visit) = (field.program("bulk")?, field.program("visit")?);
     let (bytes, requests) = (field.serve(&bulk)?, field.serve(&visit)?);
-    let forward = field.forward(&bytes)?;
-    let bench = Bench { field, bulk, visit, bytes, requests, forward };
+    let (forward, forwarded_requests) = (field.forward(&bytes)?, field.forward(&requests)?);
+    let bench = Bench { field, bulk, visit, bytes, requests, forward, forwarded_requests };
     let reached = [bench.streams()?, bench.waits()?];
     Ok(reached == [true, true])
 }
@@ -58,7 +67,10 @@ struct Bench {
     visit: PathBuf,
     bytes: Service,
     requests: Service,
+    /// To the service of streams.
     forward: Forward,
+    /// To that of requests.
+    forwarded_requests: Forward,
 }
 
 impl Bench {
@@ -100,34 +112,64 @@ impl Bench {
         Ok(reached)
     }
 
+    /// Small requests while nothing else runs, beside a stream of the same way, and under tp beside one that goes by kubectl,
+    /// with which they have nothing in common but the machine.
     fn waits(&self) -> Result<bool, Error> {
         let mut figures = Figures::new("connect, GET, read, close, beside a stream", "us");
-        let address = self.field.address();
-        let visits = format!("get {address} {} {VISITS} 1", self.requests.port());
         for _ in 0..ROUNDS {
-            for beside in [IDLE].into_iter().chain(DIRECTIONS) {
-                let mut command = if beside == IDLE {
-                    let mut tp = self.field.tp(&[], &self.visit)?;
-                    tp.args(visits.split(' '));
-                    tp
-                } else {
-                    let stream = format!("{beside} {address} {} 1000000", self.bytes.port());
-                    let mut tp = self.field.tp(&[], "sh")?;
-                    tp.args(["-c", BESIDE, "sh"]).arg(&self.visit).arg(&visits).arg(&self.bulk).arg(stream);
-                    tp
-                };
-                let said = said(&mut command)?;
-                for part in ["p50", "p99"] {
-                    figures.add(&format!("{beside}, {part}"), said.get(part).copied().unwrap_or(f64::NAN));
+            for (way, beside) in KINDS {
+                for (row, streams) in rows(way, beside) {
+                    let said = self.visits(way, streams.map(|direction| (beside, direction)))?;
+                    for part in ["p50", "p99"] {
+                        let value = said.get(part).copied().unwrap_or(f64::NAN);
+                        figures.add(&format!("{row}, {part}"), value);
+                    }
                 }
             }
         }
         figures.tell()?;
-        let idle = figures.median(&format!("{IDLE}, p99"));
-        let reached = DIRECTIONS.map(|direction| {
-            let ratio = figures.median(&format!("{direction}, p99")) / idle;
-            goal(&format!("small requests beside a stream {direction}: p99, over idle"), ratio, "", WAIT_GOAL)
-        });
-        Ok(reached == [true, true])
+        let p99 = |row: String| figures.median(&format!("{row}, p99"));
+        let mut reached = true;
+        for direction in DIRECTIONS {
+            let own = |way| p99(format!("{way}, {direction}"));
+            let over = |whose: &str, value: f64, limit| {
+                let what = format!("small requests beside a stream {direction}: p99, over {whose}");
+                goal(&what, own(TP) / value, "", limit)
+            };
+            reached &= over(IDLE, p99(format!("{TP}, {IDLE}")), WAIT_GOAL);
+            reached &= over(FORWARD, own(FORWARD), 1.0);
+        }
+        Ok(reached)
     }
+
+    /// What visits by one of the ways say beside a stream: by which way, and where to.
+    fn visits(&self, way: &str, beside: Option<(&str, &str)>) -> Result<BTreeMap<String, f64>, Error> {
+        let (address, port) = match way {
+            FORWARD => ("127.0.0.1", self.forwarded_requests.port()),
+            _ => (self.field.address(), self.requests.port()),
+        };
+        let visits = format!("get {address} {port} {VISITS} 1");
+        if let Some((TP, direction)) = beside {
+            let stream = format!("{direction} {address} {} 1000000", self.bytes.port());
+            let mut tp = self.field.tp(&[], "sh")?;
+            tp.args(["-c", BESIDE, "sh"]).arg(&self.visit).arg(&visits).arg(&self.bulk).arg(stream);
+            return said(&mut tp);
+        }
+        let mut command =
+            if way == TP { self.field.tp(&[], &self.visit)? } else { self.field.bare(&self.visit)? };
+        let Some((_, direction)) = beside else { return said(command.args(visits.split(' '))) };
+        let mut stream = self.field.bare(&self.bulk)?;
+        let _stream =
+            Background::start(stream.args([direction, "127.0.0.1", self.forward.port(), "1000000"]))?;
+        thread::sleep(AHEAD);
+        said(command.args(visits.split(' ')))
+    }
+}
+
+/// The rows of one kind of visits, and which way a stream goes meanwhile.
+fn rows(way: &str, beside: &str) -> Vec<(String, Option<&'static str>)> {
+    let whose = if way == beside { String::new() } else { format!(" by {beside}") };
+    let streams = DIRECTIONS.map(|direction| (format!("{way}, {direction}{whose}"), Some(direction)));
+    let idle = (way == beside).then(|| (format!("{way}, {IDLE}"), None));
+    idle.into_iter().chain(streams).collect()
 }
