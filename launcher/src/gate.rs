@@ -41,6 +41,7 @@ mod holders;
 mod meet;
 mod park;
 mod refuse;
+pub(crate) mod splice;
 mod table;
 mod watch;
 
@@ -241,7 +242,7 @@ impl Gate {
             return;
         }
         info!("open");
-        let relayed = socks_proxy::relay::relay(&mut app, &mut pod).await;
+        let relayed = app.relay(&mut pod).await;
         // A transfer that was cut off must not look complete to either end.
         if relayed.error.is_some() {
             pod.reset_on_close();

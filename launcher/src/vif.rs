@@ -37,7 +37,6 @@ mod loopback;
 mod mirror;
 pub mod packet;
 mod questions;
-mod splice;
 mod unix;
 
 use std::io;

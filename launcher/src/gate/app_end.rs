@@ -12,9 +12,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socks_proxy::relay::Relayed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::splice;
+use crate::pod::Stream;
 use crate::sys::socket::{TcpState, tcp_state};
 
 /// A connection to an app's socket.
@@ -31,6 +34,14 @@ impl AppEnd {
     /// Both directions have ended: from now on a close is an end, and what was written is still delivered.
     pub(crate) fn has_ended(&self) {
         let _ = SockRef::from(&*self.0).set_linger(None);
+    }
+
+    /// Carries what both ends say until both directions have ended, or one side fails.
+    pub(crate) async fn relay(&mut self, pod: &mut Stream) -> Relayed {
+        match pod.as_tcp() {
+            Some(socket) => splice::relay(self.socket(), socket).await,
+            None => socks_proxy::relay::relay(self, pod).await,
+        }
     }
 
     /// The socket.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, BytesMut};
 use socks_proxy::proto::{Client, ProtoError, Reply, Step};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::Duplex;
 
@@ -116,6 +117,10 @@ impl<IO: Duplex> Duplex for Conversation<IO> {
     fn reset_on_close(&self) {
         self.io.reset_on_close();
     }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        self.io.as_tcp().filter(|_| self.early.is_empty())
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +142,21 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "220 hello again");
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_nobodys_before_what_came_early_was_read() {
+        for (early, is_socket) in [(&b""[..], true), (b"220 hello", false)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut theirs, _) = listener.accept().await.unwrap();
+            let request = Request::new(Command::Connect, std::net::SocketAddr::from(([10, 0, 0, 1], 80)));
+            theirs.write_all(&[&[5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0], early].concat()).await.unwrap();
+            let (_, mut stream) = converse(ours, Client::pipelined(&request).unwrap()).await.unwrap();
+            assert_eq!(stream.as_tcp().is_some(), is_socket);
+            stream.read_exact(&mut vec![0; early.len()]).await.unwrap();
+            assert!(stream.as_tcp().is_some());
+        }
     }
 
     #[tokio::test]

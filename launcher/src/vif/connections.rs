@@ -39,7 +39,6 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use super::Network;
 use super::packet::{self, Seen};
-use super::splice;
 use crate::gate::DIAL_LIMIT;
 use crate::gate::app_end::AppEnd;
 use crate::pod::{DialError, Stream};
@@ -179,10 +178,7 @@ impl Network {
             return Outcome::Over;
         }
         info!("open");
-        let relayed = match pod.as_tcp() {
-            Some(laptops) => splice::relay(app.socket(), laptops).await,
-            None => socks_proxy::relay::relay(&mut app, &mut pod).await,
-        };
+        let relayed = app.relay(&mut pod).await;
         // A transfer that was cut off must not look complete to either end.
         if relayed.error.is_some() {
             pod.reset_on_close();

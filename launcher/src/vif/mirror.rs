@@ -27,8 +27,8 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::Network;
 use super::diagnose::{self, Entry, Protocol, state};
-use super::splice;
 use crate::gate::app_end::AppEnd;
+use crate::gate::splice;
 
 /// How often the programs' sockets are looked at.
 const EVERY: Duration = Duration::from_millis(25);

@@ -1,8 +1,8 @@
 //! Moves bytes between two TCP sockets of this machine without looking at them.
 //!
-//! What stays on the laptop crosses the launcher only because the program's network ends there. splice(2) hands the
-//! kernel's own pages from one socket to the other, so that the launcher costs two system calls a megabyte instead of two
-//! copies. It needs a pipe for each direction: two descriptors and the user's share of pipe memory (pipe(7)), which a
+//! What stays on the laptop, or goes to a SOCKS5 server, crosses the launcher only because the program's network ends there.
+//! splice(2) hands the kernel's own pages from one socket to the other, so that the launcher costs two system calls a megabyte
+//! instead of two copies. It needs a pipe for each direction: two descriptors and the user's share of pipe memory (pipe(7)), which a
 //! connection has only once it has shown that it is worth it.
 //!
 //! The contract is that of [`relay`](socks_proxy::relay): ends are passed on one by one, an error ends both.
@@ -25,7 +25,7 @@ const PIPE: usize = 1 << 20;
 const CHUNK: usize = 16 * 1024;
 
 /// Copies both ways until both directions have ended, or one side fails.
-pub(super) async fn relay(a: &TcpStream, b: &TcpStream) -> Relayed {
+pub(crate) async fn relay(a: &TcpStream, b: &TcpStream) -> Relayed {
     let (mut a_to_b, mut b_to_a) = (0, 0);
     let both = async {
         tokio::try_join!(
