@@ -12,7 +12,7 @@ use tp_tests::{Error, Field, Figures, run};
 
 const ROUNDS: usize = 5;
 const SUFFIX: &str = "default.pod.cluster.local.";
-const SAME: [&str; 3] = ["same", "backend.default.svc.cluster.local.", "20000"];
+const SAME: [&str; 3] = ["same", "backend.default.svc.cluster.local.", "200000"];
 /// For libc in a pod, which keeps nothing.
 const SAME_DIRECT: [&str; 3] = ["same", "backend.default.svc.cluster.local.", "1000"];
 const NEW: [&str; 4] = ["new", SUFFIX, "300", "1"];

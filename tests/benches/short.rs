@@ -29,15 +29,18 @@ const TRIES: usize = 3;
 const LEFT: f64 = 2.0 / 3.0;
 const SOCKS_PORT: u16 = 21083;
 const MIB: &str = "64";
+const NAME: &str = "backend.default.svc.cluster.local.";
 
 /// What is measured, and how.
 type Ratio = (&'static str, fn(&Bench) -> Result<f64, Error>);
-const RATIOS: [Ratio; 9] = [
+const RATIOS: [Ratio; 11] = [
     ("a run of true, beside kubectl get --raw /readyz", Bench::start),
     ("calls that stay local, beside the same without the shim", Bench::local_calls),
     ("a connect() by SOCKS5, beside torsocks", Bench::socks),
     ("connect, GET, read, close, beside kubectl port-forward", Bench::visits),
     ("connections at once, beside kubectl port-forward", Bench::at_once),
+    ("the same name, beside libc in a pod", Bench::names),
+    ("datagrams that come, beside a pod's own", Bench::datagrams),
     ("a stream up, beside kubectl port-forward", |bench| bench.speed("up")),
     ("a stream down, beside kubectl port-forward", |bench| bench.speed("down")),
     ("CPU time of a stream up and one down, beside kubectl port-forward", Bench::cpu),
@@ -60,8 +63,11 @@ struct Bench {
     visit: PathBuf,
     bulk: PathBuf,
     prices: PathBuf,
+    lookups: PathBuf,
+    packets: PathBuf,
     requests: Service,
     bytes: Service,
+    datagrams: Service,
     by_kubectl: [Forward; 2],
     socks: Socks,
 }
@@ -73,10 +79,12 @@ fn measure() -> Result<bool, Error> {
     let store = env::var_os(STORE).is_some();
     let field = Field::create("the short bench")?;
     let [visit, bulk, prices] = [field.program("visit")?, field.program("bulk")?, field.program("prices")?];
-    let (requests, bytes) = (field.serve(&visit)?, field.serve(&bulk)?);
+    let [lookups, packets] = [field.program("lookups")?, field.program("packets")?];
+    let [requests, bytes, datagrams] = [field.serve(&visit)?, field.serve(&bulk)?, field.serve(&packets)?];
     let by_kubectl = [field.forward(&requests)?, field.forward(&bytes)?];
     let socks = Socks::microsocks(field.laptop(), SOCKS_PORT)?;
-    let bench = Bench { field, visit, bulk, prices, requests, bytes, by_kubectl, socks };
+    let bench =
+        Bench { field, visit, bulk, prices, lookups, packets, requests, bytes, datagrams, by_kubectl, socks };
 
     let mut reached = true;
     for (name, ratio) in RATIOS {
@@ -180,6 +188,23 @@ impl Bench {
 
     fn at_once(&self) -> Result<f64, Error> {
         medians(|| self.visit("rate", ["500", "50"]))
+    }
+
+    fn names(&self) -> Result<f64, Error> {
+        let rate = |mut by: Command, count| said_of(by.args(["same", NAME, count]), "rate");
+        medians(|| {
+            let (tp, direct) = (self.field.tp(&[], &self.lookups)?, self.field.direct(&self.lookups)?);
+            Ok([rate(tp, "100000")?, rate(direct, "500")?])
+        })
+    }
+
+    fn datagrams(&self) -> Result<f64, Error> {
+        let words = ["send", self.field.address(), self.datagrams.port(), "500", "1200"];
+        medians(|| {
+            let (mut tp, mut direct) =
+                (self.field.tp(&[], &self.packets)?, self.field.direct(&self.packets)?);
+            Ok([said_of(tp.args(words), "came")?, said_of(direct.args(words), "came")?])
+        })
     }
 
     fn speed(&self, direction: &str) -> Result<f64, Error> {
