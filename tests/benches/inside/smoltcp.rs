@@ -1,6 +1,6 @@
 //! A TUN device with a TCP stack in user space behind it: how private networks are mostly made elsewhere.
 //!
-//! `smoltcp BULK up|down ADDRESS PORT MIB` connects to the service, goes into a user and network namespace of its own,
+//! `smoltcp BULK... up|down ADDRESS PORT MIB` connects to the service, goes into a user and network namespace of its own,
 //! runs `bulk` there against the device's other end, and carries the one stream to the service: what a launcher would
 //! do, with nothing else that it would have to do. With `-` for the address the stream ends here, in memory.
 
@@ -45,7 +45,7 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
 
 /// Whether `bulk` succeeded.
 fn run(words: &[String]) -> io::Result<bool> {
-    let [bulk, direction, address, port, mib] = words else {
+    let [bulk, options @ .., direction, address, port, mib] = words else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let far = if address == "-" {
@@ -57,8 +57,10 @@ fn run(words: &[String]) -> io::Result<bool> {
     };
     make_namespace()?;
     let mut stack = Stack::new(far)?;
-    let mut program =
-        Command::new(bulk).args([direction, &OWN.to_string(), &PORT.to_string(), mib]).spawn()?;
+    let mut program = Command::new(bulk)
+        .args(options)
+        .args([direction, &OWN.to_string(), &PORT.to_string(), mib])
+        .spawn()?;
     stack.carry(&mut program)
 }
 
