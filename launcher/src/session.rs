@@ -11,6 +11,7 @@
 
 pub(crate) mod link;
 mod own;
+mod second;
 
 use std::future::Future;
 use std::io;
@@ -35,6 +36,7 @@ use crate::tell::tell;
 use crate::tries::Tries;
 use crate::undo::Undo;
 use own::Own;
+use second::Second;
 
 /// How long an agent that another run started is waited for, and how often it is tried. Starting takes a fifth of a
 /// second.
@@ -221,9 +223,11 @@ pub async fn open(options: Options, progress: Progress<'_>) -> Result<Session, S
         container: made.target.container.clone(),
         linked: true,
     });
-    let keeper = undo.spawn(keep(maker, made.up.driver, opener_tx, addresses_tx, files_tx, at_tx));
+    let (second, links) = Second::new(opener_rx);
+    let told = Told { opener_tx, second, addresses_tx, files_tx, at_tx };
+    let keeper = undo.spawn(keep(maker, made.agent.clone(), made.up.driver, told));
     Ok(Session {
-        pod: AgentPod::new(opener_rx, addresses_rx),
+        pod: AgentPod::new(links, addresses_rx),
         agent: made.agent,
         target: made.target,
         cluster,
@@ -367,18 +371,25 @@ impl Maker {
     }
 }
 
-/// Restores the link whenever it is lost.
-async fn keep(
-    maker: Maker,
-    mut driver: JoinHandle<io::Result<()>>,
+/// Those who are told of the links.
+struct Told {
     opener_tx: watch::Sender<Option<Opener>>,
+    second: Second,
     addresses_tx: watch::Sender<Vec<IpAddr>>,
     files_tx: watch::Sender<Option<Files>>,
     at_tx: watch::Sender<At>,
-) {
+}
+
+/// Restores the link whenever it is lost.
+async fn keep(maker: Maker, mut agent: Agent, mut driver: JoinHandle<io::Result<()>>, told: Told) {
+    let Told { opener_tx, second, addresses_tx, files_tx, at_tx } = told;
     loop {
-        let ended = (&mut driver).await;
+        let ended = tokio::select! {
+            ended = &mut driver => ended,
+            never = second.keep(&maker.cluster, &agent) => match never {},
+        };
         opener_tx.send_replace(None);
+        second.forget();
         at_tx.send_modify(|at| at.linked = false);
         let reason = match ended {
             Ok(Ok(())) => "the port-forward was closed".to_owned(),
@@ -393,7 +404,8 @@ async fn keep(
         addresses_tx.send_replace(up.target.addresses());
         files_tx.send_replace(up.up.files);
         opener_tx.send_replace(Some(up.up.opener));
-        at_tx.send_modify(|at| (at.pod, at.linked) = (up.agent.pod, true));
+        at_tx.send_modify(|at| (at.pod, at.linked) = (up.agent.pod.clone(), true));
+        agent = up.agent;
     }
 }
 

@@ -22,7 +22,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+mod load;
 mod stream;
+
+use load::Load;
 
 /// Streams that a client may have open at once in one session; further ones wait.
 pub const STREAMS_MAX: usize = 16 * 1024;
@@ -54,6 +57,7 @@ pub struct Opener {
     /// whoever wants a stream --a place for it--> driver
     opens_tx: mpsc::Sender<oneshot::Sender<MuxStream>>,
     places: Arc<Semaphore>,
+    load: Arc<Load>,
 }
 
 impl Opener {
@@ -71,6 +75,12 @@ impl Opener {
         let mut stream = stream_rx.await.map_err(|_| ended())?;
         stream.keep(place);
         Ok(stream)
+    }
+
+    /// Whether a stream that is opened now would wait behind others that have much to say.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.load.is_busy()
     }
 
     /// Whether the session has ended.
@@ -168,14 +178,17 @@ struct Session<IO> {
     waiting: Option<oneshot::Sender<MuxStream>>,
     /// Streams hold a place each, so the session is out of use when all are free and no opener is left.
     places: Arc<Semaphore>,
+    load: Arc<Load>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     fn new(io: IO, mode: Mode) -> (Opener, Self) {
         let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
+        let load = Arc::new(Load::new());
         let connection = Connection::new(Together(io).compat(), config(), mode);
-        (Opener { opens_tx, places: places.clone() }, Self { connection, opens_rx, waiting: None, places })
+        let opener = Opener { opens_tx, places: places.clone(), load: load.clone() };
+        (opener, Self { connection, opens_rx, waiting: None, places, load })
     }
 
     /// Opens what can be opened; `true` when there is no stream, and nobody left who could open one.
@@ -190,7 +203,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
                 },
             };
             match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => drop(open.send(MuxStream::new(stream))),
+                Poll::Ready(Ok(stream)) => drop(open.send(MuxStream::new(stream, self.load.clone()))),
                 // The session has ended, which shows again in `poll_inbound`.
                 Poll::Ready(Err(_)) => return false,
                 Poll::Pending => {
@@ -203,7 +216,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
 
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<MuxStream>>> {
         Poll::Ready(match ready!(self.connection.poll_next_inbound(cx)) {
-            Some(Ok(stream)) => Ok(Some(MuxStream::new(stream))),
+            Some(Ok(stream)) => Ok(Some(MuxStream::new(stream, self.load.clone()))),
             Some(Err(error)) => Err(io_error(error)),
             None => Ok(None),
         })

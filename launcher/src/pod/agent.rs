@@ -1,9 +1,10 @@
-//! The pod behind tp's own agent: every dial and lookup is a stream of the one link.
+//! The pod behind tp's own agent: every dial and lookup is a stream of a link.
 //!
 //! Greeting and request leave in one write, without waiting for the link's or the method's answer: a dial costs one
 //! round trip. While the link is being restored, dials wait for it, for a while.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -14,7 +15,7 @@ use socks_proxy::proto::{
     Client, Command, LOOKUP_A, LOOKUP_AAAA, LOOKUP_CONFIGURED, LOOKUP_ORDERED, Reply, Request, Target,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tp_abi::errno::eai;
 use tp_abi::errno::reply::COMMAND_NOT_SUPPORTED;
 
@@ -34,8 +35,7 @@ const ENVIRON_LIMIT: u64 = 4 * 1024 * 1024;
 /// An agent at the other end of a link that may be lost and restored.
 #[derive(Clone, Debug)]
 pub struct AgentPod {
-    /// session --the streams' opener, or none while the link is down--> pod
-    opener_rx: watch::Receiver<Option<Opener>>,
+    links: Links,
     /// session --the addresses of the pod that the link goes to--> pod
     addresses_rx: watch::Receiver<Vec<IpAddr>>,
 }
@@ -43,18 +43,15 @@ pub struct AgentPod {
 impl AgentPod {
     /// A pod that opens its streams with whatever the session says at the time.
     #[must_use]
-    pub fn new(
-        opener_rx: watch::Receiver<Option<Opener>>,
-        addresses_rx: watch::Receiver<Vec<IpAddr>>,
-    ) -> Self {
-        Self { opener_rx, addresses_rx }
+    pub const fn new(links: Links, addresses_rx: watch::Receiver<Vec<IpAddr>>) -> Self {
+        Self { links, addresses_rx }
     }
 
     /// Asks until there is a reply or no link in time. A link that dies over a question carried no program's bytes
     /// yet, so the question is asked again over the next one.
     async fn ask(&self, request: &Request) -> std::io::Result<(Reply, Conversation<MuxStream>)> {
         loop {
-            let opener = self.opener().await?;
+            let opener = self.links.opener().await?;
             match ask(&opener, request).await {
                 // A request that cannot be said is no link's fault.
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return Err(error),
@@ -64,9 +61,38 @@ impl AgentPod {
             }
         }
     }
+}
 
+/// The links to the agent.
+///
+/// All streams of a link share one connection to the API server, and wait behind what the servers on the way hold of a busy
+/// one's bytes: a connect() beside a download took twenty times as long. Two connections share the machines and nothing else. So
+/// what begins while the link is busy goes by a second one, which the session opens when it is first wanted.
+#[derive(Clone, Debug)]
+pub struct Links {
+    /// session --the streams' opener, or none while the link is down--> pod
+    pub first_rx: watch::Receiver<Option<Opener>>,
+    /// session --that of the second link, while there is one--> pod
+    pub second_rx: watch::Receiver<Option<Opener>>,
+    /// pod --a second link would be used--> session
+    pub wanted: Arc<Notify>,
+}
+
+impl Links {
     async fn opener(&self) -> std::io::Result<Opener> {
-        let mut opener_rx = self.opener_rx.clone();
+        let first = self.first().await?;
+        if !first.is_busy() {
+            return Ok(first);
+        }
+        let second = self.second_rx.borrow().clone().filter(|opener| !opener.is_closed());
+        if second.is_none() {
+            self.wanted.notify_one();
+        }
+        Ok(second.filter(|second| !second.is_busy()).unwrap_or(first))
+    }
+
+    async fn first(&self) -> std::io::Result<Opener> {
+        let mut opener_rx = self.first_rx.clone();
         // The session needs a moment to notice that a link has ended.
         let is_up = |opener: &Option<Opener>| {
             opener.as_ref().is_some_and(|opener| opener.closed().now_or_never().is_none())
@@ -188,7 +214,7 @@ impl Pod for AgentPod {
 
     fn datagrams(&self, target: SocketAddr) -> BoxFuture<'_, Result<Datagrams, DialError>> {
         async move {
-            let opener = self.opener().await?;
+            let opener = self.links.opener().await?;
             let mut client = client(&Request::new(Command::Datagrams, target))?;
             let mut stream = opener.open().await?;
             stream.write_all(&client.output()).await?;
@@ -267,6 +293,12 @@ mod tests {
         }
     }
 
+    /// Links of which the second one is not there.
+    fn links(first_rx: watch::Receiver<Option<Opener>>) -> (Links, watch::Sender<Option<Opener>>) {
+        let (second_tx, second_rx) = watch::channel(None);
+        (Links { first_rx, second_rx, wanted: Arc::default() }, second_tx)
+    }
+
     fn linked() -> (Opener, DuplexStream) {
         let (laptop, pod) = duplex(64 * 1024);
         let (opener, _, driver) = mux::client(laptop);
@@ -280,7 +312,7 @@ mod tests {
         drop(pod);
         dead.closed().await;
         let (opener_tx, opener_rx) = watch::channel(Some(dead));
-        let pod = AgentPod::new(opener_rx, watch::channel(Vec::new()).1);
+        let pod = AgentPod::new(links(opener_rx).0, watch::channel(Vec::new()).1);
         let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
         tokio::task::yield_now().await;
         let (next, agent) = linked();
@@ -293,7 +325,7 @@ mod tests {
     async fn a_dial_whose_link_dies_before_the_reply_goes_to_the_next_one() {
         let (first, mut agent) = linked();
         let (opener_tx, opener_rx) = watch::channel(Some(first));
-        let pod = AgentPod::new(opener_rx, watch::channel(Vec::new()).1);
+        let pod = AgentPod::new(links(opener_rx).0, watch::channel(Vec::new()).1);
         let dial = tokio::spawn(async move { pod.dial(([10, 0, 0, 1], 80).into()).await.map(drop) });
         // The request is on its way, and this is all that the agent does about it.
         agent.read_u8().await.unwrap();
@@ -302,5 +334,25 @@ mod tests {
         tokio::spawn(agreeing(agent));
         opener_tx.send_replace(Some(next));
         dial.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_begins_beside_a_busy_stream_goes_by_the_second_link() {
+        let ((first, pod), (second, second_pod)) = (linked(), linked());
+        tokio::spawn(agreeing(pod));
+        tokio::spawn(agreeing(second_pod));
+        let (links, second_tx) = links(watch::channel(Some(first.clone())).1);
+        assert!(!links.opener().await.unwrap().is_busy() && links.wanted.notified().now_or_never().is_none());
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let mut stream = first.open().await.unwrap();
+            stream.write_all(&[0; 200 * 1024]).await.unwrap();
+            streams.push(stream);
+        }
+        assert!(links.opener().await.unwrap().is_busy(), "there is no other");
+        assert!(links.wanted.notified().now_or_never().is_some());
+        second_tx.send_replace(Some(second));
+        assert!(!links.opener().await.unwrap().is_busy());
+        assert!(links.wanted.notified().now_or_never().is_none());
     }
 }

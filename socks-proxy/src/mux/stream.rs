@@ -8,6 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::io::{AsyncRead as _, AsyncWrite as _};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::FRAME_MAX;
+use super::load::Load;
 
 const HEADER_LEN: usize = 2;
 /// Payload bytes of the longest record; with its header it fills one frame.
@@ -36,6 +38,7 @@ pub struct MuxStream {
     outgoing: Vec<u8>,
     sent: usize,
     shut: bool,
+    load: Arc<Load>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +49,9 @@ enum Incoming {
 }
 
 impl MuxStream {
-    pub(super) const fn new(inner: yamux::Stream) -> Self {
+    pub(super) const fn new(inner: yamux::Stream, load: Arc<Load>) -> Self {
         let incoming = Incoming::Header([0; HEADER_LEN], 0);
-        Self { place: None, inner, incoming, outgoing: Vec::new(), sent: 0, shut: false }
+        Self { place: None, inner, incoming, outgoing: Vec::new(), sent: 0, shut: false, load }
     }
 
     pub(super) fn keep(&mut self, place: OwnedSemaphorePermit) {
@@ -103,7 +106,10 @@ impl AsyncRead for MuxStream {
                     this.incoming = match u16::from_be_bytes(header) {
                         0 => Incoming::Ended,
                         NOTHING => Incoming::Header([0; HEADER_LEN], 0),
-                        length => Incoming::Record(length.into()),
+                        length => {
+                            this.load.add(length.into());
+                            Incoming::Record(length.into())
+                        }
                     };
                 }
                 Incoming::Header(mut header, have) => {
@@ -138,6 +144,7 @@ impl AsyncWrite for MuxStream {
         ready!(this.poll_drain(cx))?;
         let payload = buf.get(..RECORD_MAX).unwrap_or(buf);
         if !payload.is_empty() {
+            this.load.add(payload.len());
             this.put(payload);
             if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
                 return Poll::Ready(Err(error));
