@@ -258,14 +258,24 @@ impl<'a> Policy<'a> {
         let create = ["create", "--dry-run=server", "-f", "-"];
         run::with_input(self.sandbox.kubectl().args(create), pod.to_string().as_bytes()).is_ok()
     }
-}
 
-impl Drop for Policy<'_> {
-    fn drop(&mut self) {
+    /// Takes it back. Of that, too, the API server takes note some time later.
+    fn forget(self) {
+        self.delete();
+        until("the policy is forgotten", || self.try_one());
+    }
+
+    fn delete(&self) {
         let name = self.sandbox.namespace();
         for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
             let _gone = run::output(self.sandbox.kubectl().args(["delete", kind, name]));
         }
+    }
+}
+
+impl Drop for Policy<'_> {
+    fn drop(&mut self) {
+        self.delete();
     }
 }
 
@@ -292,7 +302,7 @@ fn whoever_refuses_what_is_made_is_heard_in_their_own_words() {
     let words = "you cannot debug here, ask the platform team";
     refused(&user, &["refused `patch pods/ephemeralcontainers`", words]);
     refused(&editor, &["refused `create pods`", words]);
-    drop(policy);
+    policy.forget();
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"pods": "1"}},
     });
