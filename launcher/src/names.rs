@@ -87,8 +87,8 @@ impl Names {
 
     async fn in_pod(&self, name: &str, want: Want) -> Arc<Known> {
         let name = name.to_ascii_lowercase();
-        let ask = async { Known::new(self.pod.lookup(name.clone(), want).await).into() };
-        self.cache.get_with((name.clone(), want), ask).await
+        let key = (name.clone(), want);
+        self.cache.get_with(key, async { Known::new(self.pod.lookup(name, want).await).into() }).await
     }
 
     /// Looks up the name of an address.

@@ -78,7 +78,7 @@ impl Table {
             None => u32::MAX,
         };
         if let Some(entry) = set.iter().min_by_key(age) {
-            entry.write(&Content { key, lease, until }.words(), until);
+            entry.write(&words(key, lease), until);
         }
     }
 
@@ -98,12 +98,12 @@ impl Content {
         let lease = Lease { to, mark: (rest >> 32) as u16 };
         Some(Self { key: Endpoint { ip: pair(a, b), port: rest as u16 }, lease, until })
     }
+}
 
-    const fn words(&self) -> [u64; 5] {
-        let Self { key, lease, .. } = self;
-        let rest = key.port as u64 | (lease.to.port as u64) << 16 | (lease.mark as u64) << 32;
-        [(key.ip >> 64) as u64, key.ip as u64, (lease.to.ip >> 64) as u64, lease.to.ip as u64, rest]
-    }
+/// What [`Content::read`] reads.
+const fn words(key: Endpoint, lease: Lease) -> [u64; 5] {
+    let rest = key.port as u64 | (lease.to.port as u64) << 16 | (lease.mark as u64) << 32;
+    [(key.ip >> 64) as u64, key.ip as u64, (lease.to.ip >> 64) as u64, lease.to.ip as u64, rest]
 }
 
 #[cfg(test)]

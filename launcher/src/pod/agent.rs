@@ -94,9 +94,7 @@ impl Links {
     async fn first(&self) -> std::io::Result<Opener> {
         let mut opener_rx = self.first_rx.clone();
         // The session needs a moment to notice that a link has ended.
-        let is_up = |opener: &Option<Opener>| {
-            opener.as_ref().is_some_and(|opener| opener.closed().now_or_never().is_none())
-        };
+        let is_up = |opener: &Option<Opener>| opener.as_ref().is_some_and(|opener| !opener.is_closed());
         let up = opener_rx.wait_for(is_up);
         let opener = tokio::time::timeout(LINK_WAIT, up).await.map(|up| up.ok().and_then(|o| o.clone()));
         match opener {
