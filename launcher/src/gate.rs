@@ -38,6 +38,7 @@
 
 pub(crate) mod app_end;
 mod holders;
+mod left;
 mod meet;
 mod park;
 mod refuse;
@@ -48,6 +49,7 @@ mod watch;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +64,7 @@ use crate::pod::{DialError, Pod, Stream};
 use crate::sys::socket::{self, Stage};
 
 use app_end::AppEnd;
+use left::Left;
 pub use park::{ParkError, Parks};
 use table::{Attempt, Progress, Socket, Table, Waiting};
 use watch::Watched;
@@ -84,6 +87,9 @@ pub struct Gate {
     failed: moka::sync::Cache<u64, i32>,
     /// gate --there is a dial--> watch
     dialing: Arc<Notify>,
+    left: Left,
+    /// An app left, and the pod may not know yet.
+    untold: AtomicBool,
 }
 
 /// What an answer to an app sets going.
@@ -109,6 +115,8 @@ impl Gate {
             table: Mutex::default(),
             failed: moka::sync::Cache::builder().max_capacity(FAILED_KEPT).time_to_live(FAILED_FOR).build(),
             dialing: Arc::clone(&dialing),
+            left: Left::new(),
+            untold: AtomicBool::new(false),
         });
         runtime.spawn(watch::watch(Arc::downgrade(&gate), dialing));
         gate
@@ -202,6 +210,9 @@ impl Gate {
             while self.has_last_words() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
+            if self.untold.load(Ordering::Relaxed) {
+                self.pod.settle().await;
+            }
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
             debug!("connections were cut off: their far ends did not finish in time");
@@ -242,12 +253,16 @@ impl Gate {
             return;
         }
         info!("open");
-        let relayed = app.relay(&mut pod).await;
+        let relayed = app.relay(&mut pod, |ours| self.left.is_left(ours)).await;
         // A transfer that was cut off must not look complete to either end.
         if relayed.error.is_some() {
             pod.reset_on_close();
         } else {
             app.has_ended();
+        }
+        if relayed.left {
+            self.untold.store(true, Ordering::Relaxed);
+            pod.leave();
         }
         info!(
             app_to_pod = relayed.a_to_b,

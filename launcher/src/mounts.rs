@@ -79,7 +79,8 @@ pub enum MountsError {
     Serve(#[source] io::Error),
 }
 
-/// A namespace on its way.
+/// A namespace on its way, or none.
+#[derive(Default)]
 pub struct Prepared(Option<JoinHandle<Result<(Namespace, std::os::fd::OwnedFd), Refused>>>);
 
 impl Drop for Prepared {

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use socks_proxy::mux::MuxStream;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -27,6 +28,9 @@ pub type Stream = Box<dyn Duplex>;
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
     /// When this is dropped, the other end learns that the stream was cut off, not that it ended.
     fn reset_on_close(&self);
+
+    /// Ends this, of which nothing will be read any more. The other end may learn of it a moment later.
+    fn leave(self: Box<Self>) {}
 
     /// The socket, if it is one of this machine and nothing else is between.
     fn as_tcp(&self) -> Option<&TcpStream> {
@@ -52,6 +56,10 @@ impl Duplex for DuplexStream {
 impl Duplex for MuxStream {
     /// A dropped stream is reset unless it was shut down.
     fn reset_on_close(&self) {}
+
+    fn leave(self: Box<Self>) {
+        MuxStream::leave(*self);
+    }
 }
 
 /// Why a dial did not succeed.
@@ -162,6 +170,11 @@ pub trait Pod: Send + Sync + 'static {
     fn own_address(&self, v6: bool) -> Option<IpAddr> {
         let _ = v6;
         None
+    }
+
+    /// Waits until the pod has all that left so far, if that can be known.
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
     }
 
     /// Looks up the name of an address.

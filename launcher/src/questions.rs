@@ -260,6 +260,10 @@ impl Pod for Questioned {
         self.0.pod.own_address(v6)
     }
 
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        self.0.pod.settle()
+    }
+
     fn reverse(&self, address: IpAddr) -> BoxFuture<'_, Result<String, LookupError>> {
         self.0.pod.reverse(address)
     }

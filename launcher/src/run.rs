@@ -100,7 +100,11 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     })?;
     let folder = Folder::make()?;
     let choice = options.volumes.choice();
-    let prepared = mounts::prepare(&choice, &installed.inside(), folder.path());
+    // A SOCKS5 server has no volumes.
+    let prepared = match options.proxy {
+        Some(_) => Prepared::default(),
+        None => mounts::prepare(&choice, &installed.inside(), folder.path()),
+    };
     let spinner = spinner();
     let opened = tokio::select! {
         opened = open(&options, &installed, &spinner, undo) => opened,

@@ -2,6 +2,7 @@
 //! process calls that no safe crate wraps. Everything here takes and gives owned or borrowed descriptors and
 //! `io::Result`; no policy.
 
+pub mod diagnose;
 pub mod message;
 pub mod process;
 pub mod seccomp;

@@ -22,9 +22,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+mod leaving;
 mod load;
 mod stream;
 
+use leaving::Leaving;
 use load::Load;
 
 /// Streams that a client may have open at once in one session; further ones wait.
@@ -58,6 +60,7 @@ pub struct Opener {
     opens_tx: mpsc::Sender<oneshot::Sender<MuxStream>>,
     places: Arc<Semaphore>,
     load: Arc<Load>,
+    leaving: Arc<Leaving>,
 }
 
 impl Opener {
@@ -81,6 +84,11 @@ impl Opener {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.load.is_busy()
+    }
+
+    /// Sends the ends of the streams that [left](MuxStream::leave) and that still wait.
+    pub fn dismiss(&self) {
+        self.leaving.dismiss();
     }
 
     /// Whether the session has ended.
@@ -179,6 +187,7 @@ struct Session<IO> {
     /// Streams hold a place each, so the session is out of use when all are free and no opener is left.
     places: Arc<Semaphore>,
     load: Arc<Load>,
+    leaving: Arc<Leaving>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
@@ -186,9 +195,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         let (opens_tx, opens_rx) = mpsc::channel(OPENS_WAITING);
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
         let load = Arc::new(Load::new());
+        let leaving = Arc::<Leaving>::default();
         let connection = Connection::new(Together(io).compat(), config(), mode);
-        let opener = Opener { opens_tx, places: places.clone(), load: load.clone() };
-        (opener, Self { connection, opens_rx, waiting: None, places, load })
+        let opener =
+            Opener { opens_tx, places: places.clone(), load: load.clone(), leaving: leaving.clone() };
+        (opener, Self { connection, opens_rx, waiting: None, places, load, leaving })
     }
 
     /// Opens what can be opened; `true` when there is no stream, and nobody left who could open one.
@@ -203,7 +214,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
                 },
             };
             match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => drop(open.send(MuxStream::new(stream, self.load.clone()))),
+                Poll::Ready(Ok(stream)) => drop(open.send(self.stream(stream))),
                 // The session has ended, which shows again in `poll_inbound`.
                 Poll::Ready(Err(_)) => return false,
                 Poll::Pending => {
@@ -214,9 +225,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         }
     }
 
+    fn stream(&self, stream: yamux::Stream) -> MuxStream {
+        MuxStream::new(stream, self.load.clone(), self.leaving.clone())
+    }
+
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<MuxStream>>> {
         Poll::Ready(match ready!(self.connection.poll_next_inbound(cx)) {
-            Some(Ok(stream)) => Ok(Some(MuxStream::new(stream, self.load.clone()))),
+            Some(Ok(stream)) => Ok(Some(self.stream(stream))),
             Some(Err(error)) => Err(io_error(error)),
             None => Ok(None),
         })

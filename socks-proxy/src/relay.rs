@@ -42,13 +42,25 @@ pub struct Relayed {
     pub a_to_b: u64,
     /// Bytes read from `b` and written to `a`.
     pub b_to_a: u64,
+    /// It is over because `a` has left ([`relay_until`]).
+    pub left: bool,
     /// The error that ended it and the side that it came from; `None` if both directions ended in order.
     pub error: Option<(Side, io::Error)>,
 }
 
 /// Copies both ways until both directions have ended, or one side fails. Pass `&mut` to keep the connections, to
 /// reset the one that did not fail.
-pub async fn relay<A, B>(mut a: A, mut b: B) -> Relayed
+pub async fn relay<A, B>(a: A, b: B) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_until(a, b, |_| false).await
+}
+
+/// The same, but at `a`'s end it is asked whether `a` `has_left` altogether: then nobody reads what `b` may still say, and the
+/// relay is over. `b` has all that `a` said, and has not been told of the end.
+pub async fn relay_until<A, B>(mut a: A, mut b: B, has_left: impl Fn(&A) -> bool) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -56,19 +68,27 @@ where
     let mut a_to_b = Direction::new(Side::A);
     let mut b_to_a = Direction::new(Side::B);
     let ended = poll_fn(|cx| {
-        let one = a_to_b.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
-        let other = b_to_a.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
+        let one = a_to_b.poll(cx, Pin::new(&mut a), Pin::new(&mut b), &has_left)?;
+        if matches!(a_to_b.state, State::Left) {
+            return Poll::Ready(Ok(()));
+        }
+        let other = b_to_a.poll(cx, Pin::new(&mut b), Pin::new(&mut a), |_| false)?;
         if one.is_ready() && other.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await;
-    Relayed { a_to_b: a_to_b.moved, b_to_a: b_to_a.moved, error: ended.err() }
+    let left = matches!(a_to_b.state, State::Left);
+    Relayed { a_to_b: a_to_b.moved, b_to_a: b_to_a.moved, left, error: ended.err() }
 }
 
 #[derive(Debug)]
 enum State {
     Copying,
+    /// All is read and written.
+    Done,
     Ending,
     Ended,
+    /// Whoever was read from is not there any more.
+    Left,
 }
 
 #[derive(Debug)]
@@ -96,11 +116,12 @@ impl Direction {
         }
     }
 
-    fn poll(
+    fn poll<R: AsyncRead>(
         &mut self,
         cx: &mut Context<'_>,
-        mut reader: Pin<&mut impl AsyncRead>,
+        mut reader: Pin<&mut R>,
         mut writer: Pin<&mut impl AsyncWrite>,
+        has_left: impl Fn(&R) -> bool,
     ) -> Poll<Result<(), Failed>> {
         let to = self.to();
         for _ in 0..CHUNKS_IN_A_ROW {
@@ -115,11 +136,13 @@ impl Direction {
                         return Poll::Pending;
                     }
                 },
+                State::Done if has_left(&reader) => self.state = State::Left,
+                State::Done => self.state = State::Ending,
                 State::Ending => {
                     ready!(writer.as_mut().poll_shutdown(cx)).map_err(|error| (to, error))?;
                     self.state = State::Ended;
                 }
-                State::Ended => return Poll::Ready(Ok(())),
+                State::Ended | State::Left => return Poll::Ready(Ok(())),
             }
         }
         cx.waker().wake_by_ref();
@@ -164,7 +187,7 @@ impl Direction {
         }
         let mut rest = chunk.filled();
         if rest.is_empty() {
-            self.state = State::Ending;
+            self.state = State::Done;
         }
         while !rest.is_empty() {
             match write_some(cx, writer.as_mut(), rest).map_err(|error| (to, error))? {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use socks_proxy::relay::Relayed;
+use socks_proxy::relay::{Relayed, relay_until};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -36,11 +36,11 @@ impl AppEnd {
         let _ = SockRef::from(&*self.0).set_linger(None);
     }
 
-    /// Carries what both ends say until both directions have ended, or one side fails.
-    pub(crate) async fn relay(&mut self, pod: &mut Stream) -> Relayed {
+    /// Carries what both ends say until both directions have ended, or one side fails, or the app ends and `has_left`.
+    pub(crate) async fn relay(&mut self, pod: &mut Stream, has_left: impl Fn(&TcpStream) -> bool) -> Relayed {
         match pod.as_tcp() {
             Some(socket) => splice::relay(self.socket(), socket).await,
-            None => socks_proxy::relay::relay(self, pod).await,
+            None => relay_until(self, pod, |app| has_left(app.socket())).await,
         }
     }
 

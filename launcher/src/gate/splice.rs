@@ -34,7 +34,7 @@ pub(crate) async fn relay(a: &TcpStream, b: &TcpStream) -> Relayed {
         )
     };
     let error = both.await.err();
-    Relayed { a_to_b, b_to_a, error }
+    Relayed { a_to_b, b_to_a, left: false, error }
 }
 
 type End<'a> = (Side, &'a TcpStream);

@@ -91,6 +91,11 @@ impl Links {
         Ok(second.filter(|second| !second.is_busy()).unwrap_or(first))
     }
 
+    /// Those that are there.
+    fn open(&self) -> impl Iterator<Item = Opener> {
+        [&self.first_rx, &self.second_rx].map(|opener_rx| opener_rx.borrow().clone()).into_iter().flatten()
+    }
+
     async fn first(&self) -> std::io::Result<Opener> {
         let mut opener_rx = self.first_rx.clone();
         // The session needs a moment to notice that a link has ended.
@@ -189,6 +194,18 @@ impl Pod for AgentPod {
 
     fn own_address(&self, v6: bool) -> Option<IpAddr> {
         self.addresses_rx.borrow().iter().copied().find(|address| address.is_ipv6() == v6)
+    }
+
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        async move {
+            // What is asked behind it has an answer when the pod has got so far. A link that is gone has nothing on its way.
+            let nothing = Request::new(Command::Resolve, SocketAddr::from(([127, 0, 0, 1], 0)));
+            for opener in self.links.open() {
+                opener.dismiss();
+                let _ = ask(&opener, &nothing).await;
+            }
+        }
+        .boxed()
     }
 
     fn reverse(&self, address: IpAddr) -> BoxFuture<'_, Result<String, LookupError>> {

@@ -118,6 +118,10 @@ impl<IO: Duplex> Duplex for Conversation<IO> {
         self.io.reset_on_close();
     }
 
+    fn leave(self: Box<Self>) {
+        Box::new(self.io).leave();
+    }
+
     fn as_tcp(&self) -> Option<&TcpStream> {
         self.io.as_tcp().filter(|_| self.early.is_empty())
     }

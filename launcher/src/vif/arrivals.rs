@@ -14,8 +14,8 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tp_inside::orders::{Kind, Place};
 
-use super::diagnose::{self, Protocol, state};
 use super::{Vif, addresses};
+use crate::sys::diagnose::{self, Protocol, state};
 
 /// A round trip between two namespaces of one machine.
 const LIMIT: Duration = Duration::from_secs(5);

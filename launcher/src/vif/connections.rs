@@ -178,7 +178,7 @@ impl Network {
             return Outcome::Over;
         }
         info!("open");
-        let relayed = app.relay(&mut pod).await;
+        let relayed = app.relay(&mut pod, |_| false).await;
         // A transfer that was cut off must not look complete to either end.
         if relayed.error.is_some() {
             pod.reset_on_close();

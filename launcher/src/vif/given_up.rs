@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::Network;
 use super::connections::Ends;
-use super::diagnose::{self, Protocol, state};
+use crate::sys::diagnose::{self, Protocol, state};
 
 /// How soon a dial that lasts is looked at, and how often.
 const EVERY: Duration = Duration::from_millis(100);

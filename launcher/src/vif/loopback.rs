@@ -27,12 +27,12 @@ use tp_inside::orders::{Kind, Place};
 use tracing::{debug, warn};
 
 use super::connections::Ends;
-use super::diagnose::{self, Protocol, state};
 use super::holder::{Family, Holder};
 use super::mirror::{self, Mirrors};
 use super::unix::Names;
 use super::{Network, given_up};
 use crate::pod::DialError;
+use crate::sys::diagnose::{self, Protocol, state};
 
 /// What is special about the programs' loopback.
 pub(super) struct Loopback {
@@ -68,10 +68,11 @@ impl Loopback {
     /// Whether the SYN was for no program's socket, and the one that sent it still waits.
     pub(super) fn is_left(&self, (app, asked): Ends) -> bool {
         let state_of = |own, far| {
-            diagnose::state_of(&self.diagnose, own, far).unwrap_or_else(|error| {
+            let taker = diagnose::taker(&self.diagnose, own, far).unwrap_or_else(|error| {
                 debug!(%error, "the programs' sockets");
                 None
-            })
+            });
+            taker.map(|entry| entry.state)
         };
         state_of(app, asked) == Some(state::SYN_SENT)
             && !matches!(

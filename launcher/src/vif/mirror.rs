@@ -26,9 +26,9 @@ use tokio_util::sync::DropGuard;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::Network;
-use super::diagnose::{self, Entry, Protocol, state};
 use crate::gate::app_end::AppEnd;
 use crate::gate::splice;
+use crate::sys::diagnose::{self, Entry, Protocol, state};
 
 /// How often the programs' sockets are looked at.
 const EVERY: Duration = Duration::from_millis(25);
@@ -274,7 +274,8 @@ mod tests {
     fn a_listener_is_on_the_loopback_addresses_that_lead_to_it() {
         let at = |own: &str, is_dual| {
             let far = SocketAddr::from(([0, 0, 0, 0], 0));
-            let entry = Entry { own: own.parse().unwrap(), far, state: state::LISTEN, is_dual };
+            let entry =
+                Entry { own: own.parse().unwrap(), far, state: state::LISTEN, is_dual, is_held: true };
             on_loopback(&entry).map(|at| at.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(at("127.0.0.1:80", false), ["127.0.0.1:80"]);

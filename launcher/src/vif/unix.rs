@@ -17,8 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, UnixAddr, bind, connect, listen,
-    shutdown, socket,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, connect, listen, shutdown, socket,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -28,8 +27,8 @@ use tp_inside::orders::Kind;
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::Network;
-use super::diagnose::{self, Abstract};
 use crate::sys;
+use crate::sys::diagnose::{self, Abstract};
 
 /// How often names are looked for.
 const EVERY: Duration = Duration::from_millis(50);
@@ -57,10 +56,7 @@ pub(super) struct Names {
 impl Names {
     /// `inside` is a netlink socket of the programs' namespace.
     pub(super) fn new(inside: OwnedFd) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let kind = SockType::Raw;
-        let laptop = socket(AddressFamily::Netlink, kind, flags, SockProtocol::NetlinkSockDiag)?;
-        Ok(Self { laptop, inside, ours: HashMap::new() })
+        Ok(Self { laptop: diagnose::here()?, inside, ours: HashMap::new() })
     }
 
     /// Looks once.

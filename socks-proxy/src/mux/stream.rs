@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::FRAME_MAX;
+use super::leaving::Leaving;
 use super::load::Load;
 
 const HEADER_LEN: usize = 2;
@@ -39,6 +40,7 @@ pub struct MuxStream {
     sent: usize,
     shut: bool,
     load: Arc<Load>,
+    leaving: Arc<Leaving>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,9 +51,16 @@ enum Incoming {
 }
 
 impl MuxStream {
-    pub(super) const fn new(inner: yamux::Stream, load: Arc<Load>) -> Self {
+    pub(super) const fn new(inner: yamux::Stream, load: Arc<Load>, leaving: Arc<Leaving>) -> Self {
         let incoming = Incoming::Header([0; HEADER_LEN], 0);
-        Self { place: None, inner, incoming, outgoing: Vec::new(), sent: 0, shut: false, load }
+        Self { place: None, inner, incoming, outgoing: Vec::new(), sent: 0, shut: false, load, leaving }
+    }
+
+    /// Ends the stream, of which nothing will be read any more, behind what has been written. It may leave a moment later, with
+    /// something else. Call it in a runtime.
+    pub fn leave(self) {
+        let leaving = Arc::clone(&self.leaving);
+        leaving.add(self);
     }
 
     pub(super) fn keep(&mut self, place: OwnedSemaphorePermit) {
@@ -82,6 +91,16 @@ impl MuxStream {
         self.outgoing.shrink_to(IDLE);
         self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.shut {
+            ready!(self.poll_drain(cx))?;
+            self.put(&[]);
+            self.shut = true;
+        }
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(|_| reset())
     }
 
     fn put(&mut self, payload: &[u8]) {
@@ -156,17 +175,16 @@ impl AsyncWrite for MuxStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
+        this.leaving.dismiss();
         Pin::new(&mut this.inner).poll_flush(cx).map_err(|_| reset())
     }
 
+    /// Says the end. A peer that has said its own and has left needs not be told.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.shut {
-            ready!(this.poll_drain(cx))?;
-            this.put(&[]);
-            this.shut = true;
+        match ready!(this.poll_end(cx)) {
+            Err(_) if matches!(this.incoming, Incoming::Ended) => Poll::Ready(Ok(())),
+            ended => Poll::Ready(ended),
         }
-        ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.inner).poll_flush(cx).map_err(|_| reset())
     }
 }

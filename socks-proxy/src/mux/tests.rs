@@ -302,3 +302,47 @@ async fn what_streams_say_at_the_same_moment_leaves_in_one_message() {
     }
     assert_eq!(written.load(std::sync::atomic::Ordering::Relaxed) - before, 1);
 }
+
+#[tokio::test]
+async fn a_stream_that_is_left_ends_by_itself_and_takes_no_answer() {
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    here.write_all(b"last words").await.unwrap();
+    here.leave();
+    let mut got = Vec::new();
+    there.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"last words");
+    // The reset is right behind the end.
+    while there.write_all(b"x").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    there.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_leaves_with_what_leaves_next() {
+    let mut pair = pair();
+    let ((here, mut there), (mut other, _other)) = (pair.stream().await, pair.stream().await);
+    tokio::time::pause();
+    here.leave();
+    other.flush().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(there.read(&mut [0]).await.unwrap(), 0);
+    assert!(begun.elapsed().is_zero());
+}
+
+#[tokio::test]
+async fn what_a_full_window_keeps_back_is_said_before_the_end() {
+    const MUCH: usize = 600 * 1024;
+    let mut pair = pair();
+    let (mut here, mut there) = pair.stream().await;
+    let write = tokio::spawn(async move {
+        here.write_all(&vec![7; MUCH]).await.unwrap();
+        here.leave();
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let mut got = Vec::new();
+    there.read_to_end(&mut got).await.unwrap();
+    write.await.unwrap();
+    assert_eq!(got.len(), MUCH);
+}

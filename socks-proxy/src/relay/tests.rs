@@ -115,3 +115,32 @@ async fn nothing_is_read_that_cannot_be_written() {
     assert!(sent <= 2 * CHUNK + 10 + 1024, "{sent} bytes were taken from a reader that nobody empties");
     relayed.abort();
 }
+
+#[tokio::test]
+async fn an_app_that_has_left_is_read_to_its_end_and_not_waited_for() {
+    let (mut app, near) = duplex(1024);
+    let (mut far, mut service) = duplex(1024);
+    app.write_all(b"last words").await.unwrap();
+    drop(app);
+    let relayed = relay_until(near, &mut far, |_| true).await;
+    assert!(relayed.left && relayed.error.is_none());
+    far.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    service.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"last words");
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_there_is_waited_for() {
+    let (mut app, near) = duplex(1024);
+    let (far, mut service) = duplex(1024);
+    let relayed = tokio::spawn(relay_until(near, far, |_| false));
+    app.shutdown().await.unwrap();
+    assert_eq!(service.read(&mut [0; 8]).await.unwrap(), 0);
+    service.write_all(b"late").await.unwrap();
+    drop(service);
+    let mut got = Vec::new();
+    app.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"late");
+    assert!(!relayed.await.unwrap().left);
+}

@@ -1,13 +1,11 @@
-//! The sockets of the programs' namespace, as its kernel lists them (sock_diag(7)).
+//! The sockets of a network namespace, as its kernel lists them (sock_diag(7)).
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::{MsgFlags, recv, send};
-
-use crate::gate::unmapped;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 // linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -15,6 +13,7 @@ const NLMSG_HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST: u32 = 72;
+const INET_DIAG_INODE: usize = 68;
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const ATTRIBUTE_HEADER: usize = 4;
@@ -25,37 +24,39 @@ const UNIX_DIAG_NAME: u16 = 0;
 const UDIAG_SHOW_NAME: u32 = 1;
 
 /// What a socket is at (net/tcp_states.h); of UDP there are the unconnected ones, which are `CLOSE`, and the others.
-pub(super) mod state {
-    pub(in crate::vif) const SYN_SENT: u8 = 2;
-    pub(in crate::vif) const SYN_RECV: u8 = 3;
-    pub(in crate::vif) const CLOSE: u8 = 7;
-    pub(in crate::vif) const LISTEN: u8 = 10;
-    pub(in crate::vif) const NEW_SYN_RECV: u8 = 12;
+pub(crate) mod state {
+    pub(crate) const SYN_SENT: u8 = 2;
+    pub(crate) const SYN_RECV: u8 = 3;
+    pub(crate) const CLOSE: u8 = 7;
+    pub(crate) const LISTEN: u8 = 10;
+    pub(crate) const NEW_SYN_RECV: u8 = 12;
 }
 
 /// A transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Tcp,
     Udp,
 }
 
 /// A socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its own address; IPv4 ones that an IPv6 socket has are as those of an IPv4 socket.
-    pub(super) own: SocketAddr,
-    pub(super) far: SocketAddr,
-    pub(super) state: u8,
+    pub(crate) own: SocketAddr,
+    pub(crate) far: SocketAddr,
+    pub(crate) state: u8,
     /// It is bound to all addresses of both families.
-    pub(super) is_dual: bool,
+    pub(crate) is_dual: bool,
+    /// Some process has a descriptor of it.
+    pub(crate) is_held: bool,
 }
 
 /// All sockets in that state. `socket` is a netlink socket of the namespace.
 ///
 /// # Errors
 /// Those of send(2) and recv(2).
-pub(super) fn list(socket: &OwnedFd, protocol: Protocol, state: u8) -> io::Result<Vec<Entry>> {
+pub(crate) fn list(socket: &OwnedFd, protocol: Protocol, state: u8) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let question = question(family, protocol, libc::NLM_F_DUMP, 1 << state, None);
@@ -65,13 +66,13 @@ pub(super) fn list(socket: &OwnedFd, protocol: Protocol, state: u8) -> io::Resul
 }
 
 /// An abstract name of `AF_UNIX` (unix(7)), without its NUL, and the type of the socket that listens there.
-pub(super) type Abstract = (i32, Vec<u8>);
+pub(crate) type Abstract = (i32, Vec<u8>);
 
 /// The abstract names at which somebody listens.
 ///
 /// # Errors
 /// Those of send(2) and recv(2).
-pub(super) fn abstract_listeners(socket: &OwnedFd) -> io::Result<BTreeSet<Abstract>> {
+pub(crate) fn abstract_listeners(socket: &OwnedFd) -> io::Result<BTreeSet<Abstract>> {
     let mut question = header(UNIX_REQUEST, libc::NLM_F_DUMP);
     question.extend([libc::AF_UNIX as u8, 0, 0, 0]);
     question.extend((1_u32 << state::LISTEN).to_ne_bytes());
@@ -95,11 +96,20 @@ fn all<T>(socket: &OwnedFd, question: &[u8], parse: fn(&[u8]) -> Option<T>) -> i
     }
 }
 
-/// The state of the TCP socket that would take a segment for `own` that comes from `far`.
+/// A socket that asks about this process's own namespace.
+///
+/// # Errors
+/// Those of socket(2).
+pub(crate) fn here() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?)
+}
+
+/// The TCP socket that would take a segment for `own` that comes from `far`.
 ///
 /// # Errors
 /// Those of send(2) and recv(2).
-pub(super) fn state_of(socket: &OwnedFd, own: SocketAddr, far: SocketAddr) -> io::Result<Option<u8>> {
+pub(crate) fn taker(socket: &OwnedFd, own: SocketAddr, far: SocketAddr) -> io::Result<Option<Entry>> {
     let family = if own.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let question = question(family, Protocol::Tcp, 0, u32::MAX, Some((own, far)));
     send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
@@ -107,7 +117,7 @@ pub(super) fn state_of(socket: &OwnedFd, own: SocketAddr, far: SocketAddr) -> io
     let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT)?;
     let mut found: Vec<Entry> = Vec::new();
     read(room.get(..length).unwrap_or_default(), entry, &mut found);
-    Ok(found.first().map(|entry| entry.state))
+    Ok(found.first().copied())
 }
 
 /// `struct nlmsghdr`.
@@ -183,11 +193,17 @@ fn entry(message: &[u8]) -> Option<Entry> {
     let v6_only = attribute(message.get(INET_DIAG_MSG..)?, INET_DIAG_SKV6ONLY);
     let v6_only = v6_only.is_some_and(|only| only.first() != Some(&0));
     Some(Entry {
-        own: unmapped(own),
-        far: unmapped(address(24, port(6)?)?),
+        own: canonical(own),
+        far: canonical(address(24, port(6)?)?),
         state: *message.get(1)?,
         is_dual: own.ip() == Ipv6Addr::UNSPECIFIED && !v6_only,
+        is_held: message.get(INET_DIAG_INODE..INET_DIAG_MSG)? != [0; 4],
     })
+}
+
+/// An IPv4 address that an IPv6 socket has, as that of an IPv4 socket.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// A `struct unix_diag_msg` and its attributes, if the socket has an abstract name.
@@ -246,6 +262,7 @@ mod tests {
             far: far.parse().unwrap(),
             state: state::LISTEN,
             is_dual,
+            is_held: false,
         };
         let expected = [
             entry("10.0.0.1:40000", "10.0.0.2:80", false),
@@ -262,14 +279,7 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_of_the_sockets_of_this_process() {
-        let flags = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
-        let socket = nix::sys::socket::socket(
-            nix::sys::socket::AddressFamily::Netlink,
-            nix::sys::socket::SockType::Raw,
-            flags,
-            nix::sys::socket::SockProtocol::NetlinkSockDiag,
-        )
-        .unwrap();
+        let socket = here().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap();
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -279,9 +289,9 @@ mod tests {
         assert!(known(Protocol::Tcp, state::LISTEN, own));
         assert!(known(Protocol::Udp, state::CLOSE, udp.local_addr().unwrap()));
         let far = "127.0.0.1:9".parse().unwrap();
-        assert_eq!(state_of(&socket, own, far).unwrap(), Some(state::LISTEN));
+        assert_eq!(taker(&socket, own, far).unwrap().unwrap().state, state::LISTEN);
         drop(listener);
-        assert_eq!(state_of(&socket, own, far).unwrap(), None);
+        assert_eq!(taker(&socket, own, far).unwrap(), None);
 
         use std::os::linux::net::SocketAddrExt as _;
         let name = format!("tp-test-{}", std::process::id());
