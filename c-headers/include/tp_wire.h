@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TP_MAGIC UINT32_C(0x74700004) /* "tp", then the layout's version */
+#define TP_MAGIC UINT32_C(0x74700005) /* "tp", then the layout's version */
 #define TP_MESSAGE_MAX 4096
 #define TP_NAME_MAX 255
 #define TP_ADDRESSES_MAX 128
@@ -24,6 +24,7 @@ enum {
   TP_LOOKUP = 4,  /* one byte of TP_WANT_*, then the name without a NUL */
   TP_REVERSE = 5, /* struct tp_address */
   TP_EXEC = 6,    /* nothing, and the file by SCM_RIGHTS */
+  TP_OPENED = 7,  /* struct tp_opened; not answered */
   TP_RESOLVER = 0x10,   /* nothing */
   TP_NAMESERVER = 0x11, /* struct tp_address */
   TP_LOCAL = 0x20,      /* one byte, 1 for IPv6 */
@@ -89,6 +90,12 @@ struct tp_connect {
 };
 _Static_assert(offsetof(struct tp_connect, asked) == 8, "asked");
 _Static_assert(offsetof(struct tp_connect, v6_socket) == 32, "v6_socket");
+
+struct tp_opened {
+  uint64_t cookie;
+  struct tp_address asked;
+};
+_Static_assert(offsetof(struct tp_opened, asked) == 8, "asked");
 
 struct tp_resolver {
   uint32_t options; /* RES_* of resolv.h */

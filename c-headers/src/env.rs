@@ -20,6 +20,17 @@ pub const MADE: &str = "made";
 /// The gate's ports as `V4,V6` in decimal: the park on [`GATE_V4`] and on `::1`. `0` where the family is missing.
 pub const GATE: &str = "TP_GATE";
 
+/// A SOCKS5 server (RFC 1928) by which the shim may open connections itself: its address in hexadecimal digits, a comma, its
+/// port in decimal; then `,names` if it is given names for the addresses of [`STAND_INS`]. It asks for no password.
+pub const PROXY: &str = "TP_PROXY";
+
+/// Behind the address in [`PROXY`].
+pub const PROXY_NAMES: &str = "names";
+
+/// First two bytes of the first address, and how many bits the addresses have in common, that stand for names which only a
+/// SOCKS5 server resolves: 198.18.0.0/15, set aside for tests of networks by RFC 2544, so that no real host has one.
+pub const STAND_INS: ([u8; 2], u32) = ([198, 18], 15);
+
 /// Absolute path of the shim itself, so that it can put itself back into `LD_PRELOAD` of an emptied environment.
 pub const SHIM: &str = "TP_SHIM";
 
@@ -37,7 +48,7 @@ pub const PROGRAM: &str = "TP_PROGRAM";
 pub const LD_PRELOAD: &str = "LD_PRELOAD";
 
 /// The variables that a child must inherit for the shim to work there, `LD_PRELOAD` aside.
-pub const CARRIED: [&str; 5] = [SOCKET, GATE, SHIM, CONNECTED, DEBUG];
+pub const CARRIED: [&str; 6] = [SOCKET, GATE, PROXY, SHIM, CONNECTED, DEBUG];
 
 /// IPv4 address on which the launcher parks sockets. It is loopback, but not the one anything else listens on, so a
 /// socket whose peer is this address and the gate's port is known to be parked without asking anybody.

@@ -18,7 +18,7 @@ pub use codec::put_address;
 
 /// First four bytes of every message. It changes with the layout, so that a shim of another version is refused
 /// instead of misread.
-pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x04");
+pub const MAGIC: u32 = u32::from_be_bytes(*b"tp\x00\x05");
 
 /// No message is longer than this many bytes.
 pub const MESSAGE_MAX: usize = 4096;
@@ -76,6 +76,13 @@ pub enum Question<'a> {
         asked: Address,
         /// The socket is `AF_INET6`, so the park must be spelled as IPv6 (v4-mapped if `asked` is IPv4).
         v6_socket: bool,
+    },
+    /// The socket with this cookie is connected to `asked` by the SOCKS5 server. Not answered.
+    Opened {
+        /// `SO_COOKIE` of the socket.
+        cookie: u64,
+        /// Where it is connected to.
+        asked: Address,
     },
     /// Where did the socket with this cookie ask to go? Answered by [`Answer::Peer`] or [`Answer::Pass`].
     Peer {
@@ -242,6 +249,7 @@ mod kind {
     pub(super) const LOOKUP: u16 = 4;
     pub(super) const REVERSE: u16 = 5;
     pub(super) const EXEC: u16 = 6;
+    pub(super) const OPENED: u16 = 7;
     pub(super) const RESOLVER: u16 = 0x10;
     pub(super) const NAMESERVER: u16 = 0x11;
     pub(super) const LOCAL: u16 = 0x20;
@@ -272,6 +280,7 @@ impl<'a> Question<'a> {
     pub fn encode(&self, buffer: &mut [u8]) -> Option<usize> {
         let (kind, mut writer) = match self {
             Question::Connect { .. } => (kind::CONNECT, Writer::new(buffer)?),
+            Question::Opened { .. } => (kind::OPENED, Writer::new(buffer)?),
             Question::Peer { .. } => (kind::PEER, Writer::new(buffer)?),
             Question::Why { .. } => (kind::WHY, Writer::new(buffer)?),
             Question::Lookup { .. } => (kind::LOOKUP, Writer::new(buffer)?),
@@ -291,6 +300,10 @@ impl<'a> Question<'a> {
                 writer.bytes(&cookie.to_ne_bytes())?;
                 writer.address(asked)?;
                 writer.bytes(&[u8::from(v6_socket)])?;
+            }
+            Question::Opened { cookie, asked } => {
+                writer.bytes(&cookie.to_ne_bytes())?;
+                writer.address(asked)?;
             }
             Question::Peer { cookie } | Question::Why { cookie } => writer.bytes(&cookie.to_ne_bytes())?,
             Question::Lookup { want, name } => {
@@ -320,6 +333,7 @@ impl<'a> Question<'a> {
             kind::CONNECT => {
                 Question::Connect { cookie: body.u64()?, asked: body.address()?, v6_socket: body.bool()? }
             }
+            kind::OPENED => Question::Opened { cookie: body.u64()?, asked: body.address()? },
             kind::PEER => Question::Peer { cookie: body.u64()? },
             kind::WHY => Question::Why { cookie: body.u64()? },
             kind::LOOKUP => Question::Lookup { want: body.u8()?, name: body.name()? },

@@ -40,6 +40,7 @@ pub(crate) mod app_end;
 mod holders;
 mod left;
 mod meet;
+mod opened;
 mod park;
 mod refuse;
 pub(crate) mod splice;
@@ -65,6 +66,7 @@ use crate::sys::socket::{self, Stage};
 
 use app_end::AppEnd;
 use left::Left;
+use opened::Opened;
 pub use park::{ParkError, Parks};
 use table::{Attempt, Progress, Socket, Table, Waiting};
 use watch::Watched;
@@ -88,6 +90,7 @@ pub struct Gate {
     /// gate --there is a dial--> watch
     dialing: Arc<Notify>,
     left: Left,
+    opened: Mutex<Opened>,
     /// An app left, and the pod may not know yet.
     untold: AtomicBool,
 }
@@ -116,6 +119,7 @@ impl Gate {
             failed: moka::sync::Cache::builder().max_capacity(FAILED_KEPT).time_to_live(FAILED_FOR).build(),
             dialing: Arc::clone(&dialing),
             left: Left::new(),
+            opened: Mutex::default(),
             untold: AtomicBool::new(false),
         });
         runtime.spawn(watch::watch(Arc::downgrade(&gate), dialing));
@@ -177,10 +181,17 @@ impl Gate {
         self.dialing.notify_one();
     }
 
+    /// An app has connected its socket itself.
+    pub fn opened(&self, cookie: u64, asked: SocketAddr) {
+        info!(id = format_args!("{cookie:x}"), %asked, "opened by the app");
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).add(cookie, asked, &self.left);
+    }
+
     /// The address that the socket asked for, if it is one of ours.
     #[must_use]
     pub fn asked(&self, cookie: u64) -> Option<SocketAddr> {
-        self.table().sockets.get(&cookie).map(|socket| socket.asked)
+        let known = self.table().sockets.get(&cookie).map(|socket| socket.asked);
+        known.or_else(|| self.opened.lock().unwrap_or_else(PoisonError::into_inner).asked(cookie))
     }
 
     /// Why the last connect of the socket failed, if it was the far end's doing.

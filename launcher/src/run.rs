@@ -129,6 +129,7 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
         signal = signals.interrupted() => return Err(Failure::Interrupted(signal)),
     };
     let scope = Arc::new(Scope::new(options.local, options.only));
+    let rules = scope.has_rules();
     let names = Arc::new(Names::new(Arc::clone(&side.pod), Arc::clone(&scope)));
     let options = side.environment.get(RES_OPTIONS).or_else(|| std::env::var_os(RES_OPTIONS));
     let options = options.as_deref().map(OsStr::as_bytes);
@@ -173,6 +174,10 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
                 side.environment.get(env::LD_PRELOAD).or_else(|| std::env::var_os(env::LD_PRELOAD));
             command.env(env::LD_PRELOAD, with_preload(&shim, existing));
             command.env(env::SHIM, &shim).env(env::GATE, format!("{},{}", ports.0, ports.1));
+            // With rules, where a connection goes is asked each time.
+            if let Some(server) = side.server.filter(|_| !rules) {
+                command.env(env::PROXY, server);
+            }
         }
         Place::Inside => {
             command.env(env::PROGRAM, &path);
@@ -231,6 +236,8 @@ struct Side {
     at_rx: watch::Receiver<At>,
     session: Option<Session>,
     exposing: Option<Exposing>,
+    /// [`env::PROXY`], if there is a SOCKS5 server that the shim may speak with.
+    server: Option<String>,
 }
 
 async fn open(
@@ -245,6 +252,7 @@ async fn open(
         let mut environment = Environment::default();
         environment.extend(&options.changes.env);
         return Ok(Side {
+            server: pod.for_the_shim(),
             pod: Arc::new(pod),
             environment,
             files_rx: watch::channel(None).1,
@@ -288,6 +296,7 @@ async fn open(
         at_rx,
         session: Some(session),
         exposing,
+        server: None,
     })
 }
 

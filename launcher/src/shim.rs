@@ -156,6 +156,9 @@ async fn converse(connection: OwnedFd, answers: &Answers) -> io::Result<()> {
         .await
         .ok_or(io::ErrorKind::InvalidData)?;
     let reply = reply.get(..length).unwrap_or_default();
+    if reply.is_empty() {
+        return Ok(());
+    }
     let descriptors = beside.enters.as_ref().map(|vif| vif.namespaces().as_slice()).unwrap_or_default();
     let sent = sys::socket::reply(connection.as_raw_fd(), reply, descriptors);
     if let Some(opening) = beside.opens {
@@ -181,6 +184,9 @@ impl fmt::Display for Spoken<'_> {
         match self.0 {
             Question::Connect { cookie, asked, .. } => {
                 write!(f, "connect {cookie:x} to {}", from_wire(asked))
+            }
+            Question::Opened { cookie, asked } => {
+                write!(f, "nothing: {cookie:x} is connected to {}", from_wire(asked))
             }
             Question::Peer { cookie } => write!(f, "the peer of {cookie:x}"),
             Question::Why { cookie } => write!(f, "why {cookie:x} failed"),
@@ -210,7 +216,7 @@ struct Beside {
     enters: Option<Arc<Vif>>,
 }
 
-/// Encodes the answer to process `asker` into `reply` and gives its length; [`None`] if there is none that fits. A question without its descriptor comes from a launcher that had no room
+/// Encodes the answer to process `asker` into `reply` and gives its length, 0 if none is wanted; [`None`] if there is none that fits. A question without its descriptor comes from a launcher that had no room
 /// for it: the kernel drops what it cannot install (unix(7), `MSG_CTRUNC`).
 async fn answer(
     asker: Pid,
@@ -237,6 +243,10 @@ async fn answer(
                 beside.opens = opening;
                 Answer::Park(to_wire(parked))
             })
+        }
+        Question::Opened { cookie, asked } => {
+            answers.services.gate.opened(cookie, from_wire(asked));
+            return Some(0);
         }
         Question::Peer { cookie } => {
             answers.services.gate.asked(cookie).map_or(Answer::Pass, |asked| Answer::Peer(to_wire(asked)))

@@ -8,7 +8,7 @@
 //! that does not parse is no answer; the descriptor is closed on every way out.
 
 use crate::config::{Config, SOCKET_PATH_MAX};
-use crate::sys::{self, Errno, register};
+use crate::sys::{self, Errno, Owned, register};
 use core::ffi::{c_int, c_void};
 use tp_abi::wire::{Answer, Question};
 
@@ -39,6 +39,14 @@ pub(crate) fn ask<'r, const N: usize>(
     room.get(..length).and_then(Answer::decode).ok_or(Unanswered::Gone)
 }
 
+/// Tells the launcher something that it does not answer.
+pub(crate) fn tell(config: &Config, question: &Question<'_>) -> Result<(), Unanswered> {
+    let mut room: Slip = [0; _];
+    let length = question.encode(&mut room).ok_or(Unanswered::Gone)?;
+    let message = room.get(..length).ok_or(Unanswered::Gone)?;
+    said(config, message, None).map(drop)
+}
+
 /// Sends the first `length` bytes of `room`, a question, and reads the answer into it: its length.
 pub(crate) fn exchange<const N: usize>(
     config: &Config,
@@ -46,6 +54,13 @@ pub(crate) fn exchange<const N: usize>(
     room: &mut [u8; N],
     length: usize,
 ) -> Result<usize, Unanswered> {
+    let message = room.get(..length).ok_or(Unanswered::Gone)?;
+    let socket = said(config, message, fd)?;
+    receive(socket.fd(), room).map_err(|_| Unanswered::Gone)
+}
+
+/// Sends a message with a descriptor or none; gives the socket.
+fn said(config: &Config, message: &[u8], fd: Option<c_int>) -> Result<Owned, Unanswered> {
     let socket = match sys::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) {
         Ok(socket) => socket,
         Err(Errno(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))) => {
@@ -54,9 +69,8 @@ pub(crate) fn exchange<const N: usize>(
         Err(_) => return Err(Unanswered::Gone),
     };
     reach(config, socket.fd()).ok_or(Unanswered::Gone)?;
-    let message = room.get(..length).ok_or(Unanswered::Gone)?;
     send(socket.fd(), message, fd).map_err(|_| Unanswered::Gone)?;
-    receive(socket.fd(), room).map_err(|_| Unanswered::Gone)
+    Ok(socket)
 }
 
 /// Connects to the launcher and makes sure that it is one.

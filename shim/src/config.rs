@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) socket: Entry<{ env::SOCKET.len() + SOCKET_PATH_MAX + 2 }>,
     /// [`env::GATE`].
     pub(crate) gate: Entry<32>,
+    /// [`env::PROXY`].
+    pub(crate) proxy: Entry<64>,
     /// [`env::SHIM`].
     pub(crate) shim: Entry<1024>,
     /// [`env::LD_PRELOAD`] with the shim alone, for an environment that has none.
@@ -67,6 +69,8 @@ pub(crate) struct Config {
     gate_v4: u16,
     /// Port of the IPv6 park; 0 where there is none.
     gate_v6: u16,
+    /// What [`env::PROXY`] says.
+    server: Option<Server>,
     /// [`env::CONNECTED`] is there.
     connected: bool,
     /// `TP_SOCKET` is there, so this process is the launcher's, even if the rest cannot be read.
@@ -77,11 +81,13 @@ impl Config {
     const EMPTY: Self = Self {
         socket: Entry::EMPTY,
         gate: Entry::EMPTY,
+        proxy: Entry::EMPTY,
         shim: Entry::EMPTY,
         preload: Entry::EMPTY,
         debug: Entry::EMPTY,
         gate_v4: 0,
         gate_v6: 0,
+        server: None,
         connected: false,
         configured: false,
     };
@@ -98,6 +104,9 @@ impl Config {
             } else if name == env::GATE.as_bytes() && self.gate.length == 0 {
                 let _ = self.gate.set(env::GATE, value);
                 (self.gate_v4, self.gate_v6) = ports(value);
+            } else if name == env::PROXY.as_bytes() && self.proxy.length == 0 {
+                let _ = self.proxy.set(env::PROXY, value);
+                self.server = Server::read(value);
             } else if name == env::SHIM.as_bytes() && self.shim.length == 0 {
                 let _ = self.shim.set(env::SHIM, value);
                 let _ = self.preload.set(env::LD_PRELOAD, value);
@@ -114,6 +123,17 @@ impl Config {
         self.socket.value()
     }
 
+    /// The SOCKS5 server by which the shim itself may open connections.
+    pub(crate) const fn server(&self) -> Option<Server> {
+        self.server
+    }
+
+    /// May a socket with this peer have been connected by that server? A program may also speak with it by itself.
+    pub(crate) fn is_server(&self, peer: Address) -> bool {
+        may_have_connected()
+            && self.server.is_some_and(|server| server.address == Address { scope: 0, ..peer })
+    }
+
     /// Does a socket with this peer wait at, or come through, the gate?
     pub(crate) const fn is_gate(&self, peer: Address) -> bool {
         match peer.ip {
@@ -125,6 +145,39 @@ impl Config {
             Ip::V6(ip) => u128::from_be_bytes(ip) == 1 && peer.port == self.gate_v6 && self.gate_v6 != 0,
         }
     }
+}
+
+/// What [`env::PROXY`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Where it is.
+    pub(crate) address: Address,
+    /// Some addresses stand for names that it is to resolve.
+    pub(crate) takes_names: bool,
+}
+
+impl Server {
+    fn read(value: &[u8]) -> Option<Self> {
+        let mut parts = value.split(|byte| *byte == b',');
+        let digits = parts.next()?;
+        let ip = match digits.len() {
+            8 => Ip::V4(number(digits)?),
+            32 => Ip::V6(number(digits)?),
+            _ => return None,
+        };
+        let port = port(parts.next()?);
+        let takes_names = parts.next() == Some(env::PROXY_NAMES.as_bytes());
+        (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, takes_names })
+    }
+}
+
+/// Bytes from hexadecimal digits.
+fn number<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(core::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// `V4,V6` in decimal; what does not parse is 0.
@@ -241,6 +294,20 @@ mod tests {
         assert_eq!(config.socket_path(), None);
         let config = Config::of(&[&format!("TP_SOCKET=/{}", "a".repeat(SOCKET_PATH_MAX - 1))]);
         assert_eq!(config.socket_path().map(<[u8]>::len), Some(SOCKET_PATH_MAX));
+    }
+
+    #[test]
+    fn a_server_is_read_with_and_without_names() {
+        let server = |text: &str| Config::of(&["TP_SOCKET=/s", text]).server();
+        let v4 = Address { ip: Ip::V4([127, 0, 0, 1]), port: 1080, scope: 0 };
+        assert_eq!(server("TP_PROXY=7f000001,1080"), Some(Server { address: v4, takes_names: false }));
+        assert_eq!(server("TP_PROXY=7f000001,1080,names"), Some(Server { address: v4, takes_names: true }));
+        let v6 = Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let six = server("TP_PROXY=00000000000000000000000000000001,9").unwrap();
+        assert_eq!((six.address.ip, six.address.port), (v6, 9));
+        for odd in ["", "7f000001", "7f000001,0", "7f00000g,1", "7f0000011,1", ",1080"] {
+            assert_eq!(server(&format!("TP_PROXY={odd}")), None);
+        }
     }
 
     #[test]

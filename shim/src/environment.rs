@@ -108,7 +108,8 @@ const CONNECTED: &CStr = c"TP_CONNECTED=1";
 /// The strings that a child must have, `LD_PRELOAD` aside.
 fn ours(config: &Config) -> impl Iterator<Item = &[u8]> {
     let connected = config::may_have_connected().then_some(CONNECTED.to_bytes());
-    [config.socket.text(), config.gate.text(), config.shim.text(), connected, config.debug.text()]
+    let proxy = config.proxy.text();
+    [config.socket.text(), config.gate.text(), proxy, config.shim.text(), connected, config.debug.text()]
         .into_iter()
         .flatten()
 }

@@ -28,6 +28,7 @@ mod program;
 mod relays;
 mod resolver;
 mod seqlock;
+mod socks;
 mod sys;
 
 #[cfg(not(test))]

@@ -128,6 +128,77 @@ pub(crate) fn option<T: Copy + Default>(fd: c_int, level: c_int, name: c_int) ->
     (length as usize == size_of::<T>()).then_some(value)
 }
 
+/// The socket's name in questions: it survives dup, fork, exec and being passed on (`SO_COOKIE`, socket(7)).
+pub(crate) fn cookie(fd: c_int) -> Option<u64> {
+    option(fd, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// A limit of time as socket options have it: `struct timeval`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Time {
+    seconds: libc::time_t,
+    microseconds: libc::suseconds_t,
+}
+
+/// Sets a socket option of fixed size. `T` is a struct of integers without padding.
+pub(crate) fn set_option<T: Copy>(fd: c_int, level: c_int, name: c_int, value: &T) {
+    let at = core::ptr::from_ref(value).expose_provenance();
+    let args = [register(fd), register(level), register(name), at, size_of::<T>(), 0];
+    // SAFETY: the kernel reads one `T`.
+    let _ = unsafe { call(libc::SYS_setsockopt, args) };
+}
+
+/// Does the descriptor wait, as it does unless it has `O_NONBLOCK`?
+pub(crate) fn is_blocking(fd: c_int) -> bool {
+    flags(fd).is_some_and(|flags| flags & libc::O_NONBLOCK == 0)
+}
+
+fn flags(fd: c_int) -> Option<c_int> {
+    // SAFETY: F_GETFL takes no argument.
+    let flags = unsafe { call(libc::SYS_fcntl, [register(fd), register(libc::F_GETFL), 0, 0, 0, 0]) };
+    c_int::try_from(flags.ok()?).ok()
+}
+
+fn set_flags(fd: c_int, flags: c_int) {
+    // SAFETY: F_SETFL takes one number.
+    let _ =
+        unsafe { call(libc::SYS_fcntl, [register(fd), register(libc::F_SETFL), register(flags), 0, 0, 0]) };
+}
+
+/// `connect(2)` to a socket address.
+pub(crate) fn connect(fd: c_int, address: &[u8]) -> Result<(), Errno> {
+    let args = [register(fd), address.as_ptr().expose_provenance(), address.len(), 0, 0, 0];
+    // SAFETY: the kernel reads `address.len()` bytes.
+    unsafe { call(libc::SYS_connect, args) }.map(|_| ())
+}
+
+/// Begins a connect(2) of a socket that blocks, and does not wait for it.
+pub(crate) fn begin_to_connect(fd: c_int, address: &[u8]) -> Result<(), Errno> {
+    let Some(flags) = flags(fd) else { return Err(Errno(libc::EBADF)) };
+    set_flags(fd, flags | libc::O_NONBLOCK);
+    let begun = connect(fd, address);
+    set_flags(fd, flags);
+    begun
+}
+
+/// `send(2)` without a signal for a socket that is shut: how many bytes went.
+pub(crate) fn send(fd: c_int, bytes: &[u8]) -> Result<usize, Errno> {
+    let flags = register(libc::MSG_NOSIGNAL);
+    // SAFETY: the kernel reads `bytes.len()` bytes, and there is no address.
+    unsafe {
+        call(libc::SYS_sendto, [register(fd), bytes.as_ptr().expose_provenance(), bytes.len(), flags, 0, 0])
+    }
+}
+
+/// `recv(2)`: how many bytes came.
+pub(crate) fn receive(fd: c_int, room: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `room.len()` bytes, and no address.
+    unsafe {
+        call(libc::SYS_recvfrom, [register(fd), room.as_mut_ptr().expose_provenance(), room.len(), 0, 0, 0])
+    }
+}
+
 /// Takes a socket back to "not connected" (connect(2), `AF_UNSPEC`); what never was on its way stays as it is.
 pub(crate) fn disconnect(fd: c_int) {
     let unspecified = [0_u8; size_of::<libc::sockaddr>()];

@@ -26,6 +26,8 @@ int main(void) {
   message(TP_LOOKUP, "\7backend", 8);
   message(TP_REVERSE, &v4, sizeof v4);
   message(TP_EXEC, "", 0);
+  struct tp_opened opened = {.cookie = 8, .asked = v6};
+  message(TP_OPENED, &opened, sizeof opened);
   message(TP_RESOLVER, "", 0);
   message(TP_NAMESERVER, &v4, sizeof v4);
   message(TP_LOCAL, "\1", 1);

@@ -68,6 +68,8 @@ pub enum Name {
 pub enum Asked {
     /// `connect`: where to, and whether the socket is IPv6.
     Connect(SocketAddr, bool),
+    /// The program has connected a socket itself: where to.
+    Opened(SocketAddr),
     /// Where does this socket go?
     Peer,
     /// Why did this socket fail?
@@ -359,6 +361,11 @@ impl Shared {
                 let to = socket_addr(asked);
                 state.asked.push(Asked::Connect(to, v6_socket));
                 return self.connect(&mut state, cookie, asked, attached.expect("the socket comes along"));
+            }
+            Question::Opened { cookie, asked } => {
+                state.asked.push(Asked::Opened(socket_addr(asked)));
+                state.sockets.insert(cookie, Parked { asked, waiting: false, errno: None });
+                return (None, None);
             }
             Question::Peer { cookie } => {
                 state.asked.push(Asked::Peer);

@@ -126,6 +126,7 @@ fn the_c_header_says_what_wire_rs_says() {
         Question::Lookup { want: 7, name: b"backend" },
         Question::Reverse { address: v4 },
         Question::Exec,
+        Question::Opened { cookie: 8, asked: v6 },
         Question::Resolver,
         Question::Nameserver { address: v4 },
         Question::Local { v6: true },

@@ -15,6 +15,7 @@ fn every_question_comes_back_as_itself() {
         Question::Lookup { want: WANT_V6, name: b"" },
         Question::Reverse { address: V6 },
         Question::Exec,
+        Question::Opened { cookie: 8, asked: V6 },
         Question::Resolver,
         Question::Nameserver { address: V4 },
         Question::Local { v6: true },

@@ -4,6 +4,7 @@
 //! machine, whose kernel tells of every socket whether somebody has it (sock_diag(7)). A socket that nobody has is one from
 //! which nobody reads.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -24,6 +25,12 @@ impl Left {
         let asked =
             diagnose::here().inspect_err(|error| debug!(%error, "sockets that are closed are not known"));
         Self(asked.ok().map(Mutex::new))
+    }
+
+    /// The cookies of this machine's TCP connections.
+    pub(super) fn sockets(&self) -> io::Result<HashSet<u64>> {
+        let asked = self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        diagnose::cookies(&asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether nobody has the other end of a connection on loopback.

@@ -17,6 +17,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use socks_proxy::proto::{Client, Command, Credentials, ProtoError, Reply, Request, Target};
 use tokio::net::TcpStream;
+use tp_abi::env;
 use tp_abi::errno::{code, eai, reply};
 use url::{Host, Url};
 
@@ -25,8 +26,8 @@ use super::datagrams::Datagrams;
 use super::{DialError, Found, LookupError, Pod, Stream, Want};
 
 /// First of the stand-in addresses, and how many there are.
-const STAND_IN_FIRST: u32 = u32::from_be_bytes([198, 18, 0, 1]);
-const STAND_INS: u32 = (1 << 17) - 2;
+const STAND_IN_FIRST: u32 = u32::from_be_bytes([env::STAND_INS.0[0], env::STAND_INS.0[1], 0, 1]);
+const STAND_INS: u32 = (1 << (32 - env::STAND_INS.1)) - 2;
 /// How long a server may take to be reached.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// How long an answer about a name is kept; RESOLVE tells no time to live.
@@ -143,13 +144,15 @@ impl ProxyPod {
         let unreachable = |source| ProxyError::Unreachable { proxy: proxy.to_string(), source };
         let address =
             tokio::net::lookup_host((proxy.host.as_str(), proxy.port)).await.map_err(unreachable)?.collect();
-        let pod = Self {
+        let mut pod = Self {
             address,
             resolves: AtomicBool::new(true),
             stand_ins: Mutex::default(),
             proxy: proxy.clone(),
         };
         let stream = pod.reach().await.map_err(unreachable)?;
+        // Of several addresses, this is one at which it is.
+        pod.address.sort_by_key(|address| stream.peer_addr().ok() != Some(*address));
         // A server that knows RESOLVE answers at once for a numeric name, and one that does not says so.
         let probe = Request::new(Command::Resolve, Target::Name("127.0.0.1".to_owned(), 0));
         let asked = tokio::time::timeout(CONNECT_LIMIT, pod.converse(stream, &probe)).await;
@@ -161,6 +164,21 @@ impl ProxyPod {
             Err(source) => return Err(ProxyError::Refused { proxy: proxy.to_string(), source }),
         }
         Ok(pod)
+    }
+
+    /// What the shim is told of the server ([`env::PROXY`]), if it may speak with it by itself: whoever reads a program's
+    /// environment is not to find a password there.
+    #[must_use]
+    pub fn for_the_shim(&self) -> Option<String> {
+        let first = self.address.first().filter(|_| self.proxy.credentials.is_none())?;
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let ip = match first.ip() {
+            IpAddr::V4(ip) => hex(&ip.octets()),
+            IpAddr::V6(ip) => hex(&ip.octets()),
+        };
+        let names = if self.resolves.load(Ordering::Relaxed) { "" } else { env::PROXY_NAMES };
+        let comma = if names.is_empty() { "" } else { "," };
+        Some(format!("{ip},{}{comma}{names}", first.port()))
     }
 
     async fn reach(&self) -> std::io::Result<TcpStream> {
@@ -334,6 +352,17 @@ mod tests {
         assert!(!pod.resolves.load(Ordering::Relaxed));
         let refused = connect_to_one_that_says(&[]).await.err().unwrap();
         assert!(matches!(refused, ProxyError::Refused { .. }));
+    }
+
+    #[tokio::test]
+    async fn the_shim_is_told_of_a_server_without_a_password() {
+        let mut pod = connect_to_one_that_says(&[&[5, 0]]).await.unwrap();
+        let port = pod.address[0].port();
+        assert_eq!(pod.for_the_shim(), Some(format!("7f000001,{port},names")));
+        pod.resolves.store(true, Ordering::Relaxed);
+        assert_eq!(pod.for_the_shim(), Some(format!("7f000001,{port}")));
+        pod.proxy.credentials = Credentials::new(b"me".to_vec(), b"secret".to_vec()).ok();
+        assert_eq!(pod.for_the_shim(), None);
     }
 
     #[test]

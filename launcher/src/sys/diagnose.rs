@@ -1,6 +1,6 @@
 //! The sockets of a network namespace, as its kernel lists them (sock_diag(7)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,6 +13,7 @@ const NLMSG_HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST: u32 = 72;
+const INET_DIAG_COOKIE: usize = 44;
 const INET_DIAG_INODE: usize = 68;
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_SKV6ONLY: u16 = 11;
@@ -25,6 +26,8 @@ const UDIAG_SHOW_NAME: u32 = 1;
 
 /// What a socket is at (net/tcp_states.h); of UDP there are the unconnected ones, which are `CLOSE`, and the others.
 pub(crate) mod state {
+    /// Bits of `ESTABLISHED` to `FIN_WAIT2` and of `CLOSE_WAIT` to `LAST_ACK`.
+    pub(super) const CONNECTED: u32 = 0b11_0011_1110;
     pub(crate) const SYN_SENT: u8 = 2;
     pub(crate) const SYN_RECV: u8 = 3;
     pub(crate) const CLOSE: u8 = 7;
@@ -50,6 +53,20 @@ pub(crate) struct Entry {
     pub(crate) is_dual: bool,
     /// Some process has a descriptor of it.
     pub(crate) is_held: bool,
+}
+
+/// The cookies of all TCP sockets that are connected or about to be (`SO_COOKIE`, socket(7)). `socket` is a netlink socket of
+/// the namespace.
+///
+/// # Errors
+/// Those of send(2) and recv(2).
+pub(crate) fn cookies(socket: &OwnedFd) -> io::Result<HashSet<u64>> {
+    let mut found = HashSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let question = question(family, Protocol::Tcp, libc::NLM_F_DUMP, state::CONNECTED, None);
+        found.extend(all(socket, &question, cookie)?);
+    }
+    Ok(found)
 }
 
 /// All sockets in that state. `socket` is a netlink socket of the namespace.
@@ -175,6 +192,12 @@ fn read<T>(mut messages: &[u8], parse: fn(&[u8]) -> Option<T>, found: &mut Vec<T
         messages = messages.get(length.max(NLMSG_HEADER).next_multiple_of(4)..).unwrap_or_default();
     }
     true
+}
+
+/// The cookie in a `struct inet_diag_msg`, lower half first.
+fn cookie(message: &[u8]) -> Option<u64> {
+    let half = |at: usize| Some(u64::from(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?)));
+    Some(half(INET_DIAG_COOKIE)? | half(INET_DIAG_COOKIE + 4)? << 32)
 }
 
 /// A `struct inet_diag_msg` and its attributes.

@@ -3,16 +3,19 @@
 //! The socket goes along with the question; the answer is a park, a loopback address at which nothing answers yet,
 //! and the program's own connect() goes there. So blocking, EINPROGRESS, EALREADY, EISCONN, timeouts and signals are
 //! all the kernel's. When the far end accepted, the launcher joins the socket; when it refused, the launcher makes
-//! the socket fail and keeps the true errno, which is asked for here.
+//! the socket fail and keeps the true errno, which is asked for here. Behind a SOCKS5 server a blocking socket needs none of
+//! that ([`socks`]).
 //!
 //! Invariant: without an answer the call fails; it never goes to the address the program named.
 
 use super::{errno, fail};
-use crate::ask::{Slip, Unanswered, ask};
-use crate::config::{self, Config};
+use crate::ask::{Sheet, Slip, Unanswered, ask, tell};
+use crate::config::{self, Config, Server};
 use crate::note::note;
+use crate::real;
 use crate::relays::{self, Towards};
-use crate::{real, sys};
+use crate::socks::{self, Outcome, Target};
+use crate::sys::{self, Errno};
 use core::ffi::c_int;
 use libc::{sockaddr as Sockaddr, socklen_t};
 use tp_abi::decide::{self, Socket, Verdict};
@@ -74,7 +77,7 @@ fn to_relay(
     v6_spelling: bool,
     original: impl FnOnce() -> c_int,
 ) -> c_int {
-    let Some(cookie) = cookie(fd) else { return fail(LAUNCHER_GONE) };
+    let Some(cookie) = sys::cookie(fd) else { return fail(LAUNCHER_GONE) };
     match relays::connected(config, cookie, fd, asked) {
         Ok(Towards::Relay { relay, .. }) => {
             let mut room = [0; ROOM];
@@ -98,13 +101,22 @@ fn carry(
     original: impl FnOnce() -> c_int,
 ) -> c_int {
     // A descriptor without a cookie is no socket that could be parked.
-    let Some(cookie) = cookie(fd) else { return fail(LAUNCHER_GONE) };
+    let Some(cookie) = sys::cookie(fd) else { return fail(LAUNCHER_GONE) };
+    let late = match config.server().filter(|_| sys::is_blocking(fd)) {
+        None => None,
+        Some(server) => match by_server(config, fd, cookie, server, asked, v6_socket) {
+            Outcome::Connected => return 0,
+            Outcome::Failed(errno) => return fail(errno),
+            Outcome::Unsettled => None,
+            Outcome::Late(errno) => Some(errno),
+        },
+    };
     let mut room: Slip = [0; _];
     let question = Question::Connect { cookie, asked, v6_socket };
     let answer = ask(config, &question, Some(fd), &mut room);
     note(config, |line| line.text(b"connect ").address(asked).text(b" ").text(word(&answer)));
     match answer {
-        Ok(Answer::Park(park)) => to_park(config, fd, cookie, park, v6_socket),
+        Ok(Answer::Park(park)) => to_park(config, fd, cookie, (park, v6_socket), late),
         Ok(Answer::Pass) => original(),
         Ok(Answer::Errno(errno)) => fail(errno),
         Err(Unanswered::Exhausted(errno)) => fail(errno),
@@ -112,10 +124,71 @@ fn carry(
     }
 }
 
-fn to_park(config: &Config, fd: c_int, cookie: u64, park: Address, v6_socket: bool) -> c_int {
+/// Opens the connection by the SOCKS5 server, without the gate.
+fn by_server(
+    config: &Config,
+    fd: c_int,
+    cookie: u64,
+    server: Server,
+    asked: Address,
+    v6_socket: bool,
+) -> Outcome {
+    let mut room = [0; ROOM];
+    // A socket of IPv4 does not reach a server of IPv6; the launcher does.
+    let Some(at) = sockaddr::spell(server.address, v6_socket, &mut room) else { return Outcome::Unsettled };
+    let mut slip: Sheet = [0; _];
+    let target = if server.takes_names && socks::is_stand_in(asked) {
+        let address = Address { port: 0, ..asked };
+        match ask(config, &Question::Reverse { address }, None, &mut slip) {
+            Ok(Answer::Name(name)) => Target::Name(name),
+            _ => return Outcome::Unsettled,
+        }
+    } else {
+        Target::Ip(asked.ip)
+    };
+    let outcome = socks::connect(fd, cookie, at, target, asked.port);
+    note(config, |line| line.text(b"connect ").address(asked).text(b" by the server: ").text(how(outcome)));
+    if outcome != Outcome::Connected {
+        return outcome;
+    }
+    config::note_connected();
+    match tell(config, &Question::Opened { cookie, asked }) {
+        Ok(()) => Outcome::Connected,
+        Err(unanswered) => {
+            socks::take_back(fd);
+            Outcome::Failed(match unanswered {
+                Unanswered::Exhausted(errno) => errno,
+                Unanswered::Gone => LAUNCHER_GONE,
+            })
+        }
+    }
+}
+
+const fn how(outcome: Outcome) -> &'static [u8] {
+    match outcome {
+        Outcome::Connected => b"open",
+        Outcome::Failed(_) => b"refused",
+        Outcome::Unsettled | Outcome::Late(_) => b"left to the gate",
+    }
+}
+
+/// Has the kernel wait at the park; not if it is `late` already: then the connection is begun, and the call ends with that errno.
+fn to_park(
+    config: &Config,
+    fd: c_int,
+    cookie: u64,
+    (park, v6_socket): (Address, bool),
+    late: Option<c_int>,
+) -> c_int {
     config::note_connected();
     let mut room = [0; ROOM];
     let Some(park) = sockaddr::spell(park, v6_socket, &mut room) else { return fail(LAUNCHER_GONE) };
+    if let Some(errno) = late {
+        return match sys::begin_to_connect(fd, park) {
+            Ok(()) | Err(Errno(libc::EINPROGRESS)) => fail(errno),
+            Err(Errno(errno)) => fail(errno),
+        };
+    }
     // SAFETY: `park` is a socket address of `park.len()` bytes, at most ROOM.
     let result = unsafe { real::connect(fd, park.as_ptr().cast(), park.len() as socklen_t) };
     if result == 0 {
@@ -154,11 +227,6 @@ pub(super) fn facts(fd: c_int) -> Option<Socket> {
         kind: option(libc::SO_TYPE)?,
         protocol: option(libc::SO_PROTOCOL)?,
     })
-}
-
-/// The socket's name in questions: it survives dup, fork, exec and being passed on (`SO_COOKIE`, socket(7)).
-pub(super) fn cookie(fd: c_int) -> Option<u64> {
-    sys::option(fd, libc::SOL_SOCKET, libc::SO_COOKIE)
 }
 
 /// The bytes of a socket address that are of interest here.

@@ -4,7 +4,7 @@
 //! The kernel knows the park, not where the program wanted to go, and knows why the launcher made a socket fail, not
 //! why the far end did. The launcher knows both, by the socket's cookie.
 
-use super::connect::{bytes, cookie, facts, why};
+use super::connect::{bytes, facts, why};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
 use crate::{real, relays, sys};
@@ -79,7 +79,7 @@ fn behind_relay(config: &Config, fd: c_int, peer: Address) -> Option<Address> {
     (decide::may_be_relay(peer) && datagrams()).then(|| relays::behind(config, peer)).flatten()
 }
 
-/// Where the program asked to go, if the socket's peer is the gate or a relay. `written` is what the kernel said, as far as the
+/// Where the program asked to go, if the socket's peer is the gate, the SOCKS5 server or a relay. `written` is what the kernel said, as far as the
 /// program had room for it.
 fn true_peer<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; ROOM]) -> Option<&'r [u8]> {
     let kernels = match sockaddr::read(written) {
@@ -91,11 +91,11 @@ fn true_peer<'r>(config: &Config, fd: c_int, written: &[u8], room: &'r mut [u8; 
         }
     };
     let v6_spelling = kernels.family == libc::AF_INET6;
-    if !config.is_gate(kernels.address) {
+    if !config.is_gate(kernels.address) && !config.is_server(kernels.address) {
         return sockaddr::spell(behind_relay(config, fd, kernels.address)?, v6_spelling, room);
     }
     let mut slip: Slip = [0; _];
-    match ask(config, &Question::Peer { cookie: cookie(fd)? }, None, &mut slip) {
+    match ask(config, &Question::Peer { cookie: sys::cookie(fd)? }, None, &mut slip) {
         Ok(Answer::Peer(asked)) => sockaddr::spell(asked, v6_spelling, room),
         _ => None,
     }
@@ -128,7 +128,7 @@ fn true_error(fd: c_int, told: c_int) -> c_int {
     if !decide::is_verdict(told) || !facts(fd).is_some_and(decide::Socket::is_tcp) {
         return told;
     }
-    let Some((config, cookie)) = config::get().zip(cookie(fd)) else { return told };
+    let Some((config, cookie)) = config::get().zip(sys::cookie(fd)) else { return told };
     why(config, cookie).ok().flatten().unwrap_or(told)
 }
 

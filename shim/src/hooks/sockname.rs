@@ -7,7 +7,7 @@
 //! Invariant: a socket that was bound to an address keeps it, and one that is not on its way to the cluster, or whose
 //! launcher knows no other address, is as the kernel says.
 
-use super::connect::{bytes, cookie, facts};
+use super::connect::{bytes, facts};
 use super::socket::{give, is_ours};
 use crate::ask::{Slip, ask};
 use crate::config::{self, Config};
@@ -70,7 +70,7 @@ fn is_to_the_cluster(config: &Config, fd: c_int) -> bool {
     {
         return false;
     }
-    let Some(cookie) = cookie(fd) else { return false };
+    let Some(cookie) = sys::cookie(fd) else { return false };
     let mut slip: Slip = [0; _];
     matches!(ask(config, &Question::Peer { cookie }, None, &mut slip), Ok(Answer::Peer(_)))
 }
