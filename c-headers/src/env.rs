@@ -21,11 +21,16 @@ pub const MADE: &str = "made";
 pub const GATE: &str = "TP_GATE";
 
 /// A SOCKS5 server (RFC 1928) by which the shim may open connections itself: its address in hexadecimal digits, a comma, its
-/// port in decimal; then `,names` if it is given names for the addresses of [`STAND_INS`]. It asks for no password.
+/// port in decimal; then `,names` if it is given names for the addresses of [`STAND_INS`], or `,tp` if it is the launcher. It asks
+/// for no password.
 pub const PROXY: &str = "TP_PROXY";
 
 /// Behind the address in [`PROXY`].
 pub const PROXY_NAMES: &str = "names";
+
+/// Behind the address in [`PROXY`]: it is the launcher. Greeting and request go to it in one message, replies have errno values
+/// ([`crate::errno::reply::ERRNO`]), and `COMMAND_NOT_SUPPORTED` leaves the matter to the gate.
+pub const PROXY_TP: &str = "tp";
 
 /// First two bytes of the first address, and how many bits the addresses have in common, that stand for names which only a
 /// SOCKS5 server resolves: 198.18.0.0/15, set aside for tests of networks by RFC 2544, so that no real host has one.

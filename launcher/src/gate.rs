@@ -55,13 +55,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tp_abi::errno::code;
+use tp_abi::errno::{code, reply, to_reply};
 use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::pod::{DialError, Pod, Stream};
+use crate::sys::diagnose::Entry;
 use crate::sys::socket::{self, Stage};
 
 use app_end::AppEnd;
@@ -181,6 +184,14 @@ impl Gate {
         self.dialing.notify_one();
     }
 
+    /// The app's socket at the other end of a connection on loopback.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub(crate) fn other_end(&self, ours: &TcpStream) -> io::Result<Entry> {
+        self.left.other_end(ours)
+    }
+
     /// An app has connected its socket itself.
     pub fn opened(&self, cookie: u64, asked: SocketAddr) {
         info!(id = format_args!("{cookie:x}"), %asked, "opened by the app");
@@ -249,7 +260,7 @@ impl Gate {
         };
         // The copy goes first: from here on only the app holds its socket, and its close is its close.
         drop(waiting);
-        let Some((mut app, mut pod)) = opened else { return };
+        let Some((app, pod)) = opened else { return };
         let is_current = match self.table().current(attempt) {
             Some(known) => {
                 known.progress = Progress::Open(app.clone());
@@ -263,6 +274,67 @@ impl Gate {
             pod.reset_on_close();
             return;
         }
+        self.relay(attempt, app, pod).await;
+    }
+
+    /// Opens an app's socket that waits at the other end of `app` for an answer: the message that `said` makes of a SOCKS reply.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        mut app: TcpStream,
+        cookie: u64,
+        asked: SocketAddr,
+        said: fn(u8) -> Vec<u8>,
+    ) -> io::Result<()> {
+        let dialed = tokio::select! {
+            biased;
+            dialed = self.dial(asked) => dialed,
+            // It says nothing before it is answered.
+            _ = app.readable() => {
+                info!("given up");
+                return Ok(());
+            }
+        };
+        let pod = match dialed {
+            Ok(pod) => pod,
+            Err(errno) => {
+                info!(errno, "refused");
+                return app.write_all(&said(to_reply(errno))).await;
+            }
+        };
+        let app = AppEnd::new(app);
+        let attempt = {
+            let mut table = self.table();
+            table.attempts += 1;
+            let attempt = Attempt { cookie, number: table.attempts };
+            table.sockets.insert(cookie, Socket { attempt, asked, progress: Progress::Open(app.clone()) });
+            attempt
+        };
+        let told = app.clone().write_all(&said(reply::SUCCEEDED)).await;
+        match told {
+            Ok(()) => self.relay(attempt, app, pod).await,
+            Err(_) => {
+                pod.reset_on_close();
+                self.table().forget(attempt);
+            }
+        }
+        told
+    }
+
+    async fn dial(&self, asked: SocketAddr) -> Result<Stream, i32> {
+        match tokio::time::timeout(DIAL_LIMIT, self.pod.dial(asked)).await {
+            Ok(Ok(pod)) => Ok(pod),
+            Ok(Err(DialError { errno, reason })) => {
+                debug!(%reason, "dial failed");
+                Err(errno)
+            }
+            Err(_elapsed) => Err(code::ETIMEDOUT),
+        }
+    }
+
+    async fn relay(&self, attempt: Attempt, mut app: AppEnd, mut pod: Stream) {
         info!("open");
         let relayed = app.relay(&mut pod, |ours| self.left.is_left(ours)).await;
         // A transfer that was cut off must not look complete to either end.
@@ -317,17 +389,10 @@ impl Gate {
         parked: SocketAddr,
     ) -> Result<(AppEnd, Stream), i32> {
         let dialed = tokio::select! {
-            dialed = tokio::time::timeout(DIAL_LIMIT, self.pod.dial(asked)) => dialed,
+            dialed = self.dial(asked) => dialed,
             never = self.notice(attempt, socket) => match never {},
         };
-        let pod = match dialed {
-            Ok(Ok(pod)) => pod,
-            Ok(Err(DialError { errno, reason })) => {
-                debug!(%reason, "dial failed");
-                return Err(errno);
-            }
-            Err(_elapsed) => return Err(code::ETIMEDOUT),
-        };
+        let pod = dialed?;
         if let Some(waiting) = self.table().waiting(attempt) {
             waiting.meeting = true;
         }

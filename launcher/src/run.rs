@@ -43,9 +43,9 @@ use crate::questions::{Questioned, Questions};
 use crate::report::{self, Failure};
 use crate::resolver::{self, Resolver};
 use crate::scope::Scope;
-use crate::services::Services;
+use crate::services::{Services, Spoken};
 use crate::session::{self, At, Session, SessionError};
-use crate::shim::{Answers, Server};
+use crate::shim::{Answers, Server, entry};
 use crate::show;
 use crate::status::Card;
 use crate::sys;
@@ -154,6 +154,11 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
     let placement =
         Placement::new(method, installed.inside(), folder.path().to_owned(), services.clone(), home);
     let place = placement.place(&path, judged).await?;
+    // With rules, where a connection goes is asked each time.
+    let by_shim = match side.server.filter(|_| !rules) {
+        None if side.session.is_some() => entry::open(Arc::clone(&services)).ok(),
+        server => server,
+    };
     let answers = Arc::new(Answers { services, placement, shim: shim.clone() });
     let server = Server::start(folder.path(), Arc::clone(&answers)).map_err(Failure::Listener)?;
     if let Some(exposing) = &exposing {
@@ -174,10 +179,7 @@ async fn run_command(options: cli::Run, signals: &mut Signals, undo: &Arc<Undo>)
                 side.environment.get(env::LD_PRELOAD).or_else(|| std::env::var_os(env::LD_PRELOAD));
             command.env(env::LD_PRELOAD, with_preload(&shim, existing));
             command.env(env::SHIM, &shim).env(env::GATE, format!("{},{}", ports.0, ports.1));
-            // With rules, where a connection goes is asked each time.
-            if let Some(server) = side.server.filter(|_| !rules) {
-                command.env(env::PROXY, server);
-            }
+            command.envs(by_shim.map(|server| (env::PROXY, server.to_string())));
         }
         Place::Inside => {
             command.env(env::PROGRAM, &path);
@@ -237,7 +239,7 @@ struct Side {
     session: Option<Session>,
     exposing: Option<Exposing>,
     /// [`env::PROXY`], if there is a SOCKS5 server that the shim may speak with.
-    server: Option<String>,
+    server: Option<Spoken>,
 }
 
 async fn open(

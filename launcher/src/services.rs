@@ -1,5 +1,7 @@
 //! What the launcher can do for a program, whichever interceptor caught its call.
 
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::flows::Flows;
@@ -29,4 +31,25 @@ pub struct Services {
     pub questions: Arc<Questions>,
     /// Nameservers on loopback.
     pub nameservers: Nameservers,
+}
+
+/// A SOCKS5 server with which the shim may speak by itself ([`tp_abi::env::PROXY`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What is to be said of it besides.
+    pub kind: Option<&'static str>,
+}
+
+impl fmt::Display for Spoken {
+    /// As the variable has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address.ip() {
+            IpAddr::V4(ip) => write!(f, "{:08x}", u32::from(ip))?,
+            IpAddr::V6(ip) => write!(f, "{:032x}", u128::from(ip))?,
+        }
+        write!(f, ",{}", self.address.port())?;
+        self.kind.map_or(Ok(()), |kind| write!(f, ",{kind}"))
+    }
 }

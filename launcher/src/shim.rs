@@ -11,6 +11,8 @@
 //! A launcher that has no descriptor left answers all the same, out of a reserve of one: connect() then fails with
 //! `ENOBUFS`, as with a kernel that has no memory for another connection.
 
+pub(crate) mod entry;
+
 use std::ffi::CString;
 use std::fmt;
 use std::future::poll_fn;

@@ -134,8 +134,13 @@ impl Config {
             && self.server.is_some_and(|server| server.address == Address { scope: 0, ..peer })
     }
 
-    /// Does a socket with this peer wait at, or come through, the gate?
-    pub(crate) const fn is_gate(&self, peer: Address) -> bool {
+    /// Does a socket with this peer wait at, or come through, the gate or the launcher's own server?
+    pub(crate) fn is_gate(&self, peer: Address) -> bool {
+        if let Some(Server { address, kind: Kind::Launcher }) = self.server
+            && address == (Address { scope: 0, ..peer })
+        {
+            return true;
+        }
         match peer.ip {
             Ip::V4(ip) => {
                 u32::from_ne_bytes(ip) == u32::from_ne_bytes(env::GATE_V4)
@@ -152,8 +157,19 @@ impl Config {
 pub(crate) struct Server {
     /// Where it is.
     pub(crate) address: Address,
-    /// Some addresses stand for names that it is to resolve.
-    pub(crate) takes_names: bool,
+    /// Whose it is.
+    pub(crate) kind: Kind,
+}
+
+/// What can be said to a SOCKS5 server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is anybody's.
+    Plain,
+    /// The same, and some addresses stand for names that it is to resolve.
+    TakesNames,
+    /// It is the launcher.
+    Launcher,
 }
 
 impl Server {
@@ -166,8 +182,12 @@ impl Server {
             _ => return None,
         };
         let port = port(parts.next()?);
-        let takes_names = parts.next() == Some(env::PROXY_NAMES.as_bytes());
-        (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, takes_names })
+        let kind = match parts.next() {
+            Some(word) if word == env::PROXY_NAMES.as_bytes() => Kind::TakesNames,
+            Some(word) if word == env::PROXY_TP.as_bytes() => Kind::Launcher,
+            _ => Kind::Plain,
+        };
+        (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, kind })
     }
 }
 
@@ -300,11 +320,15 @@ mod tests {
     fn a_server_is_read_with_and_without_names() {
         let server = |text: &str| Config::of(&["TP_SOCKET=/s", text]).server();
         let v4 = Address { ip: Ip::V4([127, 0, 0, 1]), port: 1080, scope: 0 };
-        assert_eq!(server("TP_PROXY=7f000001,1080"), Some(Server { address: v4, takes_names: false }));
-        assert_eq!(server("TP_PROXY=7f000001,1080,names"), Some(Server { address: v4, takes_names: true }));
+        assert_eq!(server("TP_PROXY=7f000001,1080"), Some(Server { address: v4, kind: Kind::Plain }));
+        assert_eq!(
+            server("TP_PROXY=7f000001,1080,names"),
+            Some(Server { address: v4, kind: Kind::TakesNames })
+        );
         let v6 = Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let six = server("TP_PROXY=00000000000000000000000000000001,9").unwrap();
         assert_eq!((six.address.ip, six.address.port), (v6, 9));
+        assert_eq!(server("TP_PROXY=7f545001,7,tp").unwrap().kind, Kind::Launcher);
         for odd in ["", "7f000001", "7f000001,0", "7f00000g,1", "7f0000011,1", ",1080"] {
             assert_eq!(server(&format!("TP_PROXY={odd}")), None);
         }

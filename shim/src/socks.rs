@@ -8,6 +8,7 @@
 //! another connect(); not one byte behind the server's reply is read; what the server did not settle (it is not there, it speaks
 //! something else, a signal came first) is left to the gate, which says it as it always does.
 
+use crate::config::Kind;
 use crate::sys::{self, Errno};
 use core::ffi::c_int;
 use tp_abi::errno::{from_reply, reply};
@@ -15,6 +16,7 @@ use tp_abi::wire::{Address, Ip, NAME_MAX};
 
 const VERSION: u8 = 5;
 const NO_PASSWORD: u8 = 0;
+const GREETING: [u8; 3] = [VERSION, 1, NO_PASSWORD];
 const CONNECT: u8 = 1;
 const IPV4: u8 = 1;
 const NAME: u8 = 3;
@@ -50,7 +52,17 @@ pub(crate) enum Outcome {
 }
 
 /// Connects the socket, which blocks and has this cookie, to the server at `server`, a socket address, and by it to the target.
-pub(crate) fn connect(fd: c_int, cookie: u64, server: &[u8], target: Target<'_>, port: u16) -> Outcome {
+pub(crate) fn connect(
+    fd: c_int,
+    cookie: u64,
+    (server, kind): (&[u8], Kind),
+    target: Target<'_>,
+    port: u16,
+) -> Outcome {
+    // Of one that is under way, connected or failed the gate knows what is to be said.
+    if !sys::is_fresh(fd) {
+        return Outcome::Unsettled;
+    }
     match sys::connect(fd, server) {
         Ok(()) => {}
         // It is on its way or connected already, and the kernel has said so.
@@ -58,14 +70,17 @@ pub(crate) fn connect(fd: c_int, cookie: u64, server: &[u8], target: Target<'_>,
         Err(Errno(errno)) => return unsettled(fd, errno),
     }
     let patience = Patience::of_connect(fd);
-    let said = talk(fd, cookie, target, port);
+    let together = kind == Kind::Launcher;
+    let said = talk(fd, cookie, together, target, port);
     drop(patience);
     match said {
         Ok(reply::SUCCEEDED) => Outcome::Connected,
+        Ok(reply::COMMAND_NOT_SUPPORTED) if together => unsettled(fd, 0),
         Ok(code) => {
             take_back(fd);
-            // What the agent alone says (errno values) is no other server's meaning.
-            Outcome::Failed(from_reply(if code < reply::ERRNO { code } else { reply::GENERAL_FAILURE }))
+            // What tp alone says (errno values) is no other server's meaning.
+            let means = together || code < reply::ERRNO;
+            Outcome::Failed(from_reply(if means { code } else { reply::GENERAL_FAILURE }))
         }
         Err(Errno(errno @ (libc::EBADF | SHUT))) => Outcome::Failed(errno),
         Err(Errno(errno)) => unsettled(fd, errno),
@@ -91,18 +106,21 @@ pub(crate) fn take_back(fd: c_int) {
 }
 
 /// Greeting and request, each with its answer, one after the other: servers may take what comes with the greeting for a part of
-/// it. Gives the reply's code.
-fn talk(fd: c_int, cookie: u64, target: Target<'_>, port: u16) -> Result<u8, Errno> {
-    send(fd, &[VERSION, 1, NO_PASSWORD])?;
+/// it. The launcher takes them `together`. Gives the reply's code.
+fn talk(fd: c_int, cookie: u64, together: bool, target: Target<'_>, port: u16) -> Result<u8, Errno> {
+    let mut room = [0; GREETING.len() + REQUEST_MAX];
+    let message = message(&mut room, target, port).ok_or(Errno(libc::EPROTO))?;
+    let (greeting, request) = message.split_at_checked(GREETING.len()).ok_or(Errno(libc::EPROTO))?;
+    send(fd, if together { message } else { greeting })?;
     let mut method = [0; 2];
     receive(fd, &mut method)?;
     if method != [VERSION, NO_PASSWORD] {
         return Err(Errno(libc::EPROTO));
     }
-    let mut room = [0; REQUEST_MAX];
-    let request = request(&mut room, target, port).ok_or(Errno(libc::EPROTO))?;
-    still(fd, cookie)?;
-    send(fd, request)?;
+    if !together {
+        still(fd, cookie)?;
+        send(fd, request)?;
+    }
     let mut start = [0; REPLY_START];
     receive(fd, &mut start)?;
     let [version, code, _, kind, first] = start;
@@ -131,7 +149,12 @@ fn still(fd: c_int, cookie: u64) -> Result<(), Errno> {
     }
 }
 
-fn request<'r>(room: &'r mut [u8; REQUEST_MAX], target: Target<'_>, port: u16) -> Option<&'r [u8]> {
+/// The greeting and the request.
+fn message<'r>(
+    room: &'r mut [u8; GREETING.len() + REQUEST_MAX],
+    target: Target<'_>,
+    port: u16,
+) -> Option<&'r [u8]> {
     let length;
     let (kind, address): (u8, &[u8]) = match &target {
         Target::Ip(Ip::V4(ip)) => (IPV4, ip),
@@ -145,7 +168,7 @@ fn request<'r>(room: &'r mut [u8; REQUEST_MAX], target: Target<'_>, port: u16) -
         }
         Target::Ip(_) => &[],
     };
-    let parts = [&[VERSION, CONNECT, 0, kind], counted, address, &port.to_be_bytes()];
+    let parts = [&GREETING[..], &[VERSION, CONNECT, 0, kind], counted, address, &port.to_be_bytes()];
     let mut used = 0_usize;
     for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;
@@ -231,7 +254,10 @@ mod tests {
 
     #[test]
     fn requests_are_those_of_the_rfc() {
-        let request_of = |target| request(&mut [0; REQUEST_MAX], target, 0x1234).unwrap().to_vec();
+        let request_of = |target| {
+            let mut room = [0; _];
+            message(&mut room, target, 0x1234).unwrap().strip_prefix(&GREETING).unwrap().to_vec()
+        };
         assert_eq!(request_of(Target::Ip(Ip::V4([10, 0, 0, 1]))), [5, 1, 0, 1, 10, 0, 0, 1, 0x12, 0x34]);
         let six = request_of(Target::Ip(Ip::V6([7; 16])));
         assert_eq!((&six[..5], six.len()), (&[5, 1, 0, 4, 7][..], 22));

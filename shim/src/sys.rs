@@ -173,6 +173,17 @@ pub(crate) fn connect(fd: c_int, address: &[u8]) -> Result<(), Errno> {
     unsafe { call(libc::SYS_connect, args) }.map(|_| ())
 }
 
+/// Has the socket no connection, none on its way, and no failure that was not told? (poll(2): it hangs up, and there is no error, nor is it shut.)
+pub(crate) fn is_fresh(fd: c_int) -> bool {
+    let mut polled = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let (at, time) = ((&raw mut polled).expose_provenance(), (&raw const now).expose_provenance());
+    // SAFETY: the kernel reads one time, and reads and writes one `struct pollfd`; there is no signal mask.
+    let ready = unsafe { call(libc::SYS_ppoll, [at, 1, time, 0, 0, 0]) };
+    let told = polled.revents & (libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR);
+    ready.is_ok() && told == libc::POLLHUP
+}
+
 /// Begins a connect(2) of a socket that blocks, and does not wait for it.
 pub(crate) fn begin_to_connect(fd: c_int, address: &[u8]) -> Result<(), Errno> {
     let Some(flags) = flags(fd) else { return Err(Errno(libc::EBADF)) };

@@ -25,6 +25,8 @@ enum Does {
     HangsUp,
     /// Is a web server.
     OtherWords,
+    /// Is tp: takes greeting and request together, and replies with this code.
+    Launcher(u8),
 }
 
 /// A SOCKS5 server, and the requests that it got.
@@ -49,19 +51,18 @@ impl Server {
     }
 
     /// Python under a launcher that knows this server.
-    fn command(&self, launcher: &FakeLauncher, names: bool) -> Command {
+    fn command(&self, launcher: &FakeLauncher, kind: &str) -> Command {
         let hex = match self.address.ip() {
             std::net::IpAddr::V4(ip) => format!("{:08x}", u32::from(ip)),
             std::net::IpAddr::V6(ip) => format!("{:032x}", u128::from(ip)),
         };
-        let names = if names { ",names" } else { "" };
         let mut command = launcher.command("/usr/bin/python3");
-        command.env(env::PROXY, format!("{hex},{}{names}", self.address.port()));
+        command.env(env::PROXY, format!("{hex},{}{kind}", self.address.port()));
         command
     }
 
     fn python(&self, launcher: &FakeLauncher, program: &str) -> String {
-        succeeded(self.command(launcher, false).args(["-c", program]))
+        succeeded(self.command(launcher, "").args(["-c", program]))
     }
 
     fn requests(&self) -> Vec<Vec<u8>> {
@@ -72,6 +73,15 @@ impl Server {
 /// Each step is one message of the client's: servers may read what comes with the greeting as part of it.
 fn serve(mut client: TcpStream, does: Does, noted: &Mutex<Vec<Vec<u8>>>) {
     let mut room = [0; 1024];
+    if let Does::Launcher(code) = does {
+        let Ok(length @ 1..) = client.read(&mut room) else { return };
+        noted.lock().unwrap().push(room[..length].to_vec());
+        client.write_all(&[5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+        while let Ok(length @ 1..) = client.read(&mut room) {
+            client.write_all(&room[..length]).unwrap();
+        }
+        return;
+    }
     let Ok(3) = client.read(&mut room) else { return };
     assert_eq!(room[..3], [5, 1, 0]);
     if matches!(does, Does::OtherWords) {
@@ -91,7 +101,7 @@ fn serve(mut client: TcpStream, does: Does, noted: &Mutex<Vec<Vec<u8>>>) {
         }
         Does::Refuses(code) => client.write_all(&reply(code)).unwrap(),
         Does::Stalls => drop(client.read(&mut room)),
-        Does::HangsUp | Does::OtherWords => {}
+        Does::HangsUp | Does::OtherWords | Does::Launcher(_) => {}
     }
 }
 
@@ -281,7 +291,7 @@ fn a_name_goes_to_the_server_as_a_name() {
     let launcher = FakeLauncher::start();
     launcher.reverse("198.18.0.9", Name::Is("web.internal", Vec::new()));
     let server = Server::at("127.0.0.1:0", Does::Opens);
-    assert_eq!(succeeded(server.command(&launcher, true).args(["-c", program])), "b'220'\n");
+    assert_eq!(succeeded(server.command(&launcher, ",names").args(["-c", program])), "b'220'\n");
     assert_eq!(server.requests(), [b"\x05\x01\0\x03\x0cweb.internal\0\x50".to_vec()]);
     assert_eq!(server.python(&launcher, program), "b'220'\n");
     assert_eq!(server.requests()[1], [5, 1, 0, 1, 198, 18, 0, 9, 0, 80]);
@@ -311,4 +321,39 @@ print(s.connect_ex(('10.96.0.7', 80)) != 0)",
     );
     assert_eq!(said, "True\n");
     assert_eq!(asked(&launcher), []);
+}
+
+/// Steps: the server is the launcher: one message has all of the request, nobody else is told of the socket, and every errno
+/// comes as it is; what it leaves to the gate the gate does.
+#[test]
+fn the_launchers_own_server_is_asked_in_one_message() {
+    let connect = "import socket; s = socket.socket(); print(s.connect_ex(('10.96.0.7', 80)), end=' ')";
+    let said = |launcher: &FakeLauncher, code| {
+        let server = Server::at("127.0.0.1:0", Does::Launcher(code));
+        let said = succeeded(server.command(launcher, ",tp").args(["-c", connect]));
+        (said, server.requests())
+    };
+    let request = vec![5, 1, 0, 5, 1, 0, 1, 10, 96, 0, 7, 0, 80];
+    let launcher = FakeLauncher::start();
+    assert_eq!(said(&launcher, 0), ("0 ".to_owned(), vec![request.clone()]));
+    assert_eq!(said(&launcher, 0x80 | 105), ("105 ".to_owned(), vec![request.clone()]));
+    assert_eq!(asked(&launcher), []);
+    launcher.far(POD, Far::Refuses(code::EACCES));
+    assert_eq!(said(&launcher, 7), ("13 ".to_owned(), vec![request]));
+    assert_eq!(asked(&launcher), [parked(POD)]);
+}
+
+/// Steps: a socket whose non-blocking connect() failed, and nobody has been told: a blocking connect() tells it, and the server
+/// hears nothing.
+#[test]
+fn a_failure_that_was_not_told_is_the_gates_to_tell() {
+    let (launcher, server) = (FakeLauncher::start(), Server::at("127.0.0.1:0", Does::Opens));
+    launcher.far(POD, Far::Fails(code::EHOSTUNREACH));
+    let said = server.python(
+        &launcher,
+        "import socket, select
+s = socket.socket(); s.setblocking(False); s.connect_ex(('10.96.0.7', 80)); select.select([], [s], [], 20)
+s.setblocking(True); print(s.connect_ex(('10.96.0.7', 80)) != 0)",
+    );
+    assert_eq!((said.as_str(), server.requests().len()), ("True\n", 0));
 }

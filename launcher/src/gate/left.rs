@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +13,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::gate::unmapped;
-use crate::sys::diagnose;
+use crate::sys::diagnose::{self, Entry};
 
 /// Asks this machine's kernel.
 pub(super) struct Left(Option<Mutex<OwnedFd>>);
@@ -35,11 +34,16 @@ impl Left {
 
     /// Whether nobody has the other end of a connection on loopback.
     pub(super) fn is_left(&self, ours: &TcpStream) -> bool {
-        let ends = || -> io::Result<(SocketAddr, SocketAddr)> { Ok((ours.peer_addr()?, ours.local_addr()?)) };
-        let (Some(asked), Ok((app, own))) = (&self.0, ends()) else { return false };
+        self.other_end(ours).is_ok_and(|app| !app.is_held)
+    }
+
+    /// The socket at the other end of a connection on loopback.
+    pub(super) fn other_end(&self, ours: &TcpStream) -> io::Result<Entry> {
+        let asked = self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let (app, own) = (ours.peer_addr()?, ours.local_addr()?);
         let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let app = diagnose::taker(&asked, unmapped(app), unmapped(own));
-        app.is_ok_and(|app| app.is_some_and(|app| !app.is_held))
+        let app = diagnose::taker(&asked, unmapped(app), unmapped(own))?;
+        app.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

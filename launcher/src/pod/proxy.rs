@@ -24,6 +24,7 @@ use url::{Host, Url};
 use super::conversation::{Conversation, ConversationError, converse};
 use super::datagrams::Datagrams;
 use super::{DialError, Found, LookupError, Pod, Stream, Want};
+use crate::services::Spoken;
 
 /// First of the stand-in addresses, and how many there are.
 const STAND_IN_FIRST: u32 = u32::from_be_bytes([env::STAND_INS.0[0], env::STAND_INS.0[1], 0, 1]);
@@ -169,16 +170,10 @@ impl ProxyPod {
     /// What the shim is told of the server ([`env::PROXY`]), if it may speak with it by itself: whoever reads a program's
     /// environment is not to find a password there.
     #[must_use]
-    pub fn for_the_shim(&self) -> Option<String> {
-        let first = self.address.first().filter(|_| self.proxy.credentials.is_none())?;
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let ip = match first.ip() {
-            IpAddr::V4(ip) => hex(&ip.octets()),
-            IpAddr::V6(ip) => hex(&ip.octets()),
-        };
-        let names = if self.resolves.load(Ordering::Relaxed) { "" } else { env::PROXY_NAMES };
-        let comma = if names.is_empty() { "" } else { "," };
-        Some(format!("{ip},{}{comma}{names}", first.port()))
+    pub fn for_the_shim(&self) -> Option<Spoken> {
+        let address = *self.address.first().filter(|_| self.proxy.credentials.is_none())?;
+        let is_plain = self.resolves.load(Ordering::Relaxed);
+        Some(Spoken { address, kind: if is_plain { None } else { Some(env::PROXY_NAMES) } })
     }
 
     async fn reach(&self) -> std::io::Result<TcpStream> {
@@ -358,11 +353,12 @@ mod tests {
     async fn the_shim_is_told_of_a_server_without_a_password() {
         let mut pod = connect_to_one_that_says(&[&[5, 0]]).await.unwrap();
         let port = pod.address[0].port();
-        assert_eq!(pod.for_the_shim(), Some(format!("7f000001,{port},names")));
+        let spoken = |pod: &ProxyPod| pod.for_the_shim().map(|spoken| spoken.to_string());
+        assert_eq!(spoken(&pod), Some(format!("7f000001,{port},names")));
         pod.resolves.store(true, Ordering::Relaxed);
-        assert_eq!(pod.for_the_shim(), Some(format!("7f000001,{port}")));
+        assert_eq!(spoken(&pod), Some(format!("7f000001,{port}")));
         pod.proxy.credentials = Credentials::new(b"me".to_vec(), b"secret".to_vec()).ok();
-        assert_eq!(pod.for_the_shim(), None);
+        assert_eq!(spoken(&pod), None);
     }
 
     #[test]

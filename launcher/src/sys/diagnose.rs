@@ -14,6 +14,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST: u32 = 72;
 const INET_DIAG_COOKIE: usize = 44;
+const INET_DIAG_UID: usize = 64;
 const INET_DIAG_INODE: usize = 68;
 const INET_DIAG_MSG: usize = 72;
 const INET_DIAG_SKV6ONLY: u16 = 11;
@@ -53,6 +54,10 @@ pub(crate) struct Entry {
     pub(crate) is_dual: bool,
     /// Some process has a descriptor of it.
     pub(crate) is_held: bool,
+    /// Its owner's user id.
+    pub(crate) user: u32,
+    /// `SO_COOKIE` (socket(7)).
+    pub(crate) cookie: u64,
 }
 
 /// The cookies of all TCP sockets that are connected or about to be (`SO_COOKIE`, socket(7)). `socket` is a netlink socket of
@@ -64,7 +69,7 @@ pub(crate) fn cookies(socket: &OwnedFd) -> io::Result<HashSet<u64>> {
     let mut found = HashSet::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let question = question(family, Protocol::Tcp, libc::NLM_F_DUMP, state::CONNECTED, None);
-        found.extend(all(socket, &question, cookie)?);
+        found.extend(all(socket, &question, |message| entry(message).map(|entry| entry.cookie))?);
     }
     Ok(found)
 }
@@ -194,12 +199,6 @@ fn read<T>(mut messages: &[u8], parse: fn(&[u8]) -> Option<T>, found: &mut Vec<T
     true
 }
 
-/// The cookie in a `struct inet_diag_msg`, lower half first.
-fn cookie(message: &[u8]) -> Option<u64> {
-    let half = |at: usize| Some(u64::from(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?)));
-    Some(half(INET_DIAG_COOKIE)? | half(INET_DIAG_COOKIE + 4)? << 32)
-}
-
 /// A `struct inet_diag_msg` and its attributes.
 fn entry(message: &[u8]) -> Option<Entry> {
     let family = libc::c_int::from(*message.first()?);
@@ -212,6 +211,7 @@ fn entry(message: &[u8]) -> Option<Entry> {
             _ => return None,
         })
     };
+    let number = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
     let own = address(8, port(4)?)?;
     let v6_only = attribute(message.get(INET_DIAG_MSG..)?, INET_DIAG_SKV6ONLY);
     let v6_only = v6_only.is_some_and(|only| only.first() != Some(&0));
@@ -220,7 +220,10 @@ fn entry(message: &[u8]) -> Option<Entry> {
         far: canonical(address(24, port(6)?)?),
         state: *message.get(1)?,
         is_dual: own.ip() == Ipv6Addr::UNSPECIFIED && !v6_only,
-        is_held: message.get(INET_DIAG_INODE..INET_DIAG_MSG)? != [0; 4],
+        is_held: number(INET_DIAG_INODE)? != 0,
+        user: number(INET_DIAG_UID)?,
+        // The lower half is the first one.
+        cookie: u64::from(number(INET_DIAG_COOKIE)?) | u64::from(number(INET_DIAG_COOKIE + 4)?) << 32,
     })
 }
 
@@ -286,6 +289,8 @@ mod tests {
             state: state::LISTEN,
             is_dual,
             is_held: false,
+            user: 0,
+            cookie: 0,
         };
         let expected = [
             entry("10.0.0.1:40000", "10.0.0.2:80", false),

@@ -107,6 +107,14 @@ pub fn drop_all_packets(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     }
 }
 
+/// Has a listener give out connections only when something has been said on them (tcp(7) `TCP_DEFER_ACCEPT`), or after a second.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)
+}
+
 /// Takes a socket back to "not connected" and wakes whoever waits for it with an error (connect(2), `AF_UNSPEC`).
 ///
 /// # Errors

@@ -274,8 +274,15 @@ mod tests {
     fn a_listener_is_on_the_loopback_addresses_that_lead_to_it() {
         let at = |own: &str, is_dual| {
             let far = SocketAddr::from(([0, 0, 0, 0], 0));
-            let entry =
-                Entry { own: own.parse().unwrap(), far, state: state::LISTEN, is_dual, is_held: true };
+            let entry = Entry {
+                own: own.parse().unwrap(),
+                far,
+                state: state::LISTEN,
+                is_dual,
+                is_held: true,
+                user: 0,
+                cookie: 0,
+            };
             on_loopback(&entry).map(|at| at.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(at("127.0.0.1:80", false), ["127.0.0.1:80"]);

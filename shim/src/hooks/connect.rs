@@ -10,7 +10,7 @@
 
 use super::{errno, fail};
 use crate::ask::{Sheet, Slip, Unanswered, ask, tell};
-use crate::config::{self, Config, Server};
+use crate::config::{self, Config, Kind, Server};
 use crate::note::note;
 use crate::real;
 use crate::relays::{self, Towards};
@@ -137,7 +137,7 @@ fn by_server(
     // A socket of IPv4 does not reach a server of IPv6; the launcher does.
     let Some(at) = sockaddr::spell(server.address, v6_socket, &mut room) else { return Outcome::Unsettled };
     let mut slip: Sheet = [0; _];
-    let target = if server.takes_names && socks::is_stand_in(asked) {
+    let target = if server.kind == Kind::TakesNames && socks::is_stand_in(asked) {
         let address = Address { port: 0, ..asked };
         match ask(config, &Question::Reverse { address }, None, &mut slip) {
             Ok(Answer::Name(name)) => Target::Name(name),
@@ -146,12 +146,15 @@ fn by_server(
     } else {
         Target::Ip(asked.ip)
     };
-    let outcome = socks::connect(fd, cookie, at, target, asked.port);
+    let outcome = socks::connect(fd, cookie, (at, server.kind), target, asked.port);
     note(config, |line| line.text(b"connect ").address(asked).text(b" by the server: ").text(how(outcome)));
     if outcome != Outcome::Connected {
         return outcome;
     }
     config::note_connected();
+    if server.kind == Kind::Launcher {
+        return outcome;
+    }
     match tell(config, &Question::Opened { cookie, asked }) {
         Ok(()) => Outcome::Connected,
         Err(unanswered) => {
