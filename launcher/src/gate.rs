@@ -33,6 +33,9 @@
 //!
 //! An attempt has a number, so that what comes late from an old one touches no new one.
 //!
+//! A blocking app needs no park: it waits at the other end of a connection for the pod's word ([`Gate::admit`]), and is known
+//! from then on as any other.
+//!
 //! Must not: answer before the pod did; touch the data (that is [`relay`](socks_proxy::relay)); name sockets by
 //! descriptor.
 
@@ -291,8 +294,7 @@ impl Gate {
         let dialed = tokio::select! {
             biased;
             dialed = self.dial(asked) => dialed,
-            // It says nothing before it is answered.
-            _ = app.readable() => {
+            () = gone(&app) => {
                 info!("given up");
                 return Ok(());
             }
@@ -401,6 +403,17 @@ impl Gate {
             if socket::is_exhausted(&error) { code::ENOBUFS } else { code::ECONNRESET }
         })?;
         Ok((AppEnd::new(app), pod))
+    }
+}
+
+/// Waits until the app gives up. It says nothing before it is answered, but what it asked may still be noted as something to read.
+async fn gone(app: &TcpStream) {
+    loop {
+        let noted = app.readable().await;
+        match noted.and_then(|()| app.try_read(&mut [0])) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
     }
 }
 

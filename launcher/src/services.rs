@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tp_abi::env::{PROXY_NAMES, PROXY_TP};
+
 use crate::flows::Flows;
 use crate::gate::Gate;
 use crate::names::Names;
@@ -38,8 +40,19 @@ pub struct Services {
 pub struct Spoken {
     /// Where it is.
     pub address: SocketAddr,
-    /// What is to be said of it besides.
-    pub kind: Option<&'static str>,
+    /// What it is.
+    pub kind: SpokenKind,
+}
+
+/// What can be said to a SOCKS5 server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpokenKind {
+    /// It resolves names for others.
+    Plain,
+    /// It resolves names as it connects.
+    TakesNames,
+    /// It is the launcher's own, which has this port on `::1`, too, or 0.
+    Launchers(u16),
 }
 
 impl fmt::Display for Spoken {
@@ -50,6 +63,10 @@ impl fmt::Display for Spoken {
             IpAddr::V6(ip) => write!(f, "{:032x}", u128::from(ip))?,
         }
         write!(f, ",{}", self.address.port())?;
-        self.kind.map_or(Ok(()), |kind| write!(f, ",{kind}"))
+        match self.kind {
+            SpokenKind::Plain => Ok(()),
+            SpokenKind::TakesNames => write!(f, ",{PROXY_NAMES}"),
+            SpokenKind::Launchers(v6_port) => write!(f, ",{PROXY_TP},{v6_port}"),
+        }
     }
 }

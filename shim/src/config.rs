@@ -136,9 +136,8 @@ impl Config {
 
     /// Does a socket with this peer wait at, or come through, the gate or the launcher's own server?
     pub(crate) fn is_gate(&self, peer: Address) -> bool {
-        if let Some(Server { address, kind: Kind::Launcher }) = self.server
-            && address == (Address { scope: 0, ..peer })
-        {
+        let server = self.server.filter(|server| server.kind == Kind::Launcher);
+        if server.is_some_and(|server| server.at(peer) == Some(Address { scope: 0, ..peer })) {
             return true;
         }
         match peer.ip {
@@ -156,7 +155,9 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Server {
     /// Where it is.
-    pub(crate) address: Address,
+    address: Address,
+    /// Its port on `::1`; 0 if it is not there, too.
+    v6_port: u16,
     /// Whose it is.
     pub(crate) kind: Kind,
 }
@@ -187,7 +188,22 @@ impl Server {
             Some(word) if word == env::PROXY_TP.as_bytes() => Kind::Launcher,
             _ => Kind::Plain,
         };
-        (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, kind })
+        let v6_port = parts.next().map_or(0, self::port);
+        (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, v6_port, kind })
+    }
+
+    /// Where a socket reaches it that goes to `asked`. One that was connected to a v4-mapped address can never be connected by IPv6
+    /// again, and if the server does not settle it, the gate connects it by the family of `asked`.
+    pub(crate) const fn at(&self, asked: Address) -> Option<Address> {
+        match (asked.ip, self.address.ip) {
+            (Ip::V4(_), Ip::V4(_)) | (Ip::V6(_), Ip::V6(_)) => Some(self.address),
+            (Ip::V6(_), Ip::V4(_)) if self.v6_port != 0 => Some(self.on_v6_loopback()),
+            _ => None,
+        }
+    }
+
+    const fn on_v6_loopback(&self) -> Address {
+        Address { ip: Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), port: self.v6_port, scope: 0 }
     }
 }
 
@@ -320,15 +336,25 @@ mod tests {
     fn a_server_is_read_with_and_without_names() {
         let server = |text: &str| Config::of(&["TP_SOCKET=/s", text]).server();
         let v4 = Address { ip: Ip::V4([127, 0, 0, 1]), port: 1080, scope: 0 };
-        assert_eq!(server("TP_PROXY=7f000001,1080"), Some(Server { address: v4, kind: Kind::Plain }));
+        assert_eq!(
+            server("TP_PROXY=7f000001,1080"),
+            Some(Server { address: v4, v6_port: 0, kind: Kind::Plain })
+        );
         assert_eq!(
             server("TP_PROXY=7f000001,1080,names"),
-            Some(Server { address: v4, kind: Kind::TakesNames })
+            Some(Server { address: v4, v6_port: 0, kind: Kind::TakesNames })
         );
         let v6 = Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let six = server("TP_PROXY=00000000000000000000000000000001,9").unwrap();
         assert_eq!((six.address.ip, six.address.port), (v6, 9));
-        assert_eq!(server("TP_PROXY=7f545001,7,tp").unwrap().kind, Kind::Launcher);
+        let launcher = server("TP_PROXY=7f545001,7,tp,8").unwrap();
+        assert_eq!(launcher.kind, Kind::Launcher);
+        assert_eq!(launcher.at(v4), Some(launcher.address));
+        assert_eq!(launcher.at(six.address), Some(Address { ip: v6, port: 8, scope: 0 }));
+        assert_eq!((server("TP_PROXY=7f545001,7,tp,0").unwrap().at(six.address), six.at(v4)), (None, None));
+        let config = Config::of(&["TP_SOCKET=/s", "TP_PROXY=7f545001,7,tp,8"]);
+        assert!(config.is_gate(launcher.address) && config.is_gate(Address { ip: v6, port: 8, scope: 1 }));
+        assert!(!config.is_gate(v4) && !config.is_gate(six.address));
         for odd in ["", "7f000001", "7f000001,0", "7f00000g,1", "7f0000011,1", ",1080"] {
             assert_eq!(server(&format!("TP_PROXY={odd}")), None);
         }

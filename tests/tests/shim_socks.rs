@@ -112,6 +112,11 @@ fn asked(launcher: &FakeLauncher) -> Vec<Asked> {
     launcher.asked_of_the_network().into_iter().filter(|asked| *asked != Asked::Peer).collect()
 }
 
+/// What the gate was asked for. What the launcher is told may come later than the program's end.
+fn connects(launcher: &FakeLauncher) -> Vec<Asked> {
+    asked(launcher).into_iter().filter(|asked| matches!(asked, Asked::Connect(..))).collect()
+}
+
 fn opened(address: &str) -> Asked {
     Asked::Opened(address.parse().unwrap())
 }
@@ -142,8 +147,9 @@ subprocess.run([sys.executable, '-c', child], close_fds=False, check=True); prin
     assert_eq!(server.requests(), [vec![5, 1, 0, 1, 10, 96, 0, 7, 0, 80]]);
 }
 
-/// Steps: every family of socket with a server of each family; the request has the address as it is, and a server that the
-/// socket cannot reach is left to the gate.
+/// Steps: every family of socket with a server of each family, and of both; the request has the address as it is, and a server of
+/// another family than the target's is left to the gate, since a v6 socket that was connected to a v4-mapped address is no good for
+/// IPv6 any more.
 #[test]
 fn every_family_reaches_a_server_that_it_can_reach() {
     let program = "import socket
@@ -151,17 +157,29 @@ for family, ip in ((socket.AF_INET, '10.96.0.7'), (socket.AF_INET6, '::ffff:10.9
     with socket.socket(family) as s: s.connect((ip, 80)); s.sendall(b'x')";
     let v6 = [&[5, 1, 0, 4, 0xfd][..], &[0; 14], &[7, 0, 80]].concat();
     let v4 = vec![5, 1, 0, 1, 10, 96, 0, 7, 0, 80];
+    let to = |address: &str, v6_socket| Asked::Connect(address.parse().unwrap(), v6_socket);
+    let six = "[fd00::7]:80";
     let launcher = FakeLauncher::start();
+    launcher.far(six, Far::Echo);
     let server = Server::at("127.0.0.1:0", Does::Opens);
     assert_eq!(server.python(&launcher, program), "");
-    assert_eq!(server.requests(), [v4.clone(), v4.clone(), v6.clone()]);
+    assert_eq!(server.requests(), [v4.clone(), v4.clone()]);
+    assert_eq!(connects(&launcher), [to(six, true)]);
     let launcher = FakeLauncher::start();
     launcher.far(POD, Far::Echo);
     let server = Server::at("[::1]:0", Does::Opens);
     assert_eq!(server.python(&launcher, program), "");
-    // A v4-mapped address is given to the kernel as one of IPv6.
-    assert_eq!(server.requests(), [v4, v6]);
-    assert_eq!(asked(&launcher).first(), Some(&parked(POD)));
+    assert_eq!(server.requests(), [v6.clone()]);
+    assert_eq!(connects(&launcher), [parked(POD), to(POD, true)]);
+    let launcher = FakeLauncher::start();
+    let (server, on_v6) =
+        (Server::at("127.0.0.1:0", Does::Launcher(0)), Server::at("[::1]:0", Does::Launcher(0)));
+    let kind = format!(",tp,{}", on_v6.address.port());
+    assert_eq!(succeeded(server.command(&launcher, &kind).args(["-c", program])), "");
+    let greeted = |request: &Vec<u8>| [&[5, 1, 0][..], request].concat();
+    assert_eq!(server.requests(), [greeted(&v4), greeted(&v4)]);
+    assert_eq!(on_v6.requests(), [greeted(&v6)]);
+    assert_eq!(asked(&launcher), []);
 }
 
 /// Steps: each code of a reply is its errno; SO_ERROR is 0 after it; the same socket connects to the next server's target.

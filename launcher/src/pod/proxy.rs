@@ -24,7 +24,7 @@ use url::{Host, Url};
 use super::conversation::{Conversation, ConversationError, converse};
 use super::datagrams::Datagrams;
 use super::{DialError, Found, LookupError, Pod, Stream, Want};
-use crate::services::Spoken;
+use crate::services::{Spoken, SpokenKind};
 
 /// First of the stand-in addresses, and how many there are.
 const STAND_IN_FIRST: u32 = u32::from_be_bytes([env::STAND_INS.0[0], env::STAND_INS.0[1], 0, 1]);
@@ -173,7 +173,7 @@ impl ProxyPod {
     pub fn for_the_shim(&self) -> Option<Spoken> {
         let address = *self.address.first().filter(|_| self.proxy.credentials.is_none())?;
         let is_plain = self.resolves.load(Ordering::Relaxed);
-        Some(Spoken { address, kind: if is_plain { None } else { Some(env::PROXY_NAMES) } })
+        Some(Spoken { address, kind: if is_plain { SpokenKind::Plain } else { SpokenKind::TakesNames } })
     }
 
     async fn reach(&self) -> std::io::Result<TcpStream> {

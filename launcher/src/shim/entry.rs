@@ -8,7 +8,7 @@
 //! that it keeps for that.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use socks_proxy::proto::{self, Command, ProtoError, Reply, Request, Target, decode_greeting};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tp_abi::env::{GATE_V4, PROXY_TP};
+use tp_abi::env::GATE_V4;
 use tp_abi::errno::{code, reply, to_reply};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::gate::unmapped;
-use crate::services::{Services, Spoken};
+use crate::services::{Services, Spoken, SpokenKind};
 use crate::sys::socket::{defer_accept, is_exhausted, reserve};
 
 /// The shim asks at once.
@@ -39,16 +39,27 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// # Errors
 /// Those of bind(2).
 pub(crate) fn open(services: Arc<Services>) -> io::Result<Spoken> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::from(GATE_V4), 0)).into())?;
+    let v4 = listen(IpAddr::V4(Ipv4Addr::from(GATE_V4)))?;
+    let address = v4.local_addr()?;
+    tokio::spawn(serve(v4, Arc::clone(&services)));
+    let mut v6_port = 0;
+    // A machine without `::1` has none there.
+    if let Ok(v6) = listen(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+        v6_port = v6.local_addr()?.port();
+        tokio::spawn(serve(v6, services));
+    }
+    Ok(Spoken { address, kind: SpokenKind::Launchers(v6_port) })
+}
+
+fn listen(ip: IpAddr) -> io::Result<TcpListener> {
+    let at = SocketAddr::new(ip, 0);
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     // Who is taken has said what it wants: one wake-up for both.
     defer_accept(&socket)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    let address = listener.local_addr()?;
-    tokio::spawn(serve(listener, services));
-    Ok(Spoken { address, kind: Some(PROXY_TP) })
+    TcpListener::from_std(socket.into())
 }
 
 async fn serve(listener: TcpListener, services: Arc<Services>) {

@@ -134,8 +134,9 @@ fn by_server(
     v6_socket: bool,
 ) -> Outcome {
     let mut room = [0; ROOM];
-    // A socket of IPv4 does not reach a server of IPv6; the launcher does.
-    let Some(at) = sockaddr::spell(server.address, v6_socket, &mut room) else { return Outcome::Unsettled };
+    // Where the socket does not reach it, the launcher does.
+    let at = server.at(asked).and_then(|at| sockaddr::spell(at, v6_socket, &mut room));
+    let Some(at) = at else { return Outcome::Unsettled };
     let mut slip: Sheet = [0; _];
     let target = if server.kind == Kind::TakesNames && socks::is_stand_in(asked) {
         let address = Address { port: 0, ..asked };
