@@ -59,8 +59,9 @@ pub(crate) fn connect(
     target: Target<'_>,
     port: u16,
 ) -> Outcome {
-    // Of one that is under way, connected or failed the gate knows what is to be said.
-    if !sys::is_fresh(fd) {
+    // Of one that is under way, connected or failed the gate knows what is to be said, and there the kernel ends what has a clock
+    // of its own.
+    if !sys::is_fresh(fd) || has_own_clock(fd) {
         return Outcome::Unsettled;
     }
     match sys::connect(fd, server) {
@@ -82,9 +83,22 @@ pub(crate) fn connect(
             let means = together || code < reply::ERRNO;
             Outcome::Failed(from_reply(if means { code } else { reply::GENERAL_FAILURE }))
         }
-        Err(Errno(errno @ (libc::EBADF | SHUT))) => Outcome::Failed(errno),
+        // It is not the program's socket any more.
+        Err(Errno(libc::EBADF)) => Outcome::Failed(libc::EBADF),
+        Err(Errno(SHUT)) => {
+            take_back(fd);
+            Outcome::Failed(SHUT)
+        }
         Err(Errno(errno)) => unsettled(fd, errno),
     }
+}
+
+/// Whether the kernel is to give the connection up at another time than usually (tcp(7)).
+fn has_own_clock(fd: c_int) -> bool {
+    /// The kernel's own number of retries of a SYN.
+    const RETRIES: c_int = 6;
+    let option = |name| sys::option::<c_int>(fd, libc::IPPROTO_TCP, name);
+    option(libc::TCP_USER_TIMEOUT) != Some(0) || option(libc::TCP_SYNCNT) != Some(RETRIES)
 }
 
 /// What connect(2) says when another thread shuts the socket down meanwhile.

@@ -76,19 +76,23 @@ def all_closed():
 
 
 def few():
-    """With no number left but the socket's own, connect() tells that there are too many open files, or needs none."""
-    clients = [socket.socket() for _ in range(2)]
-    highest = max(client.fileno() for client in clients)
+    """With no number left but the sockets' own: a connect() that waits needs none, and one that does not tells that there are too
+    many open files, or needs none either."""
+    waits, clients = socket.socket(), [socket.socket() for _ in range(2)]
+    clients[0].setblocking(False)
+    highest = max(client.fileno() for client in [waits, *clients])
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     for number in range(highest):
         try:
             os.fstat(number)
         except OSError:
             os.dup2(0, number)
+    print(waits.connect_ex(ADDRESS))
     error = clients[0].connect_ex(ADDRESS)
     print(errno.errorcode.get(error, error))
     clients.pop().close()
-    print("and with one more,", clients[0].connect_ex(ADDRESS) if error else 0)
+    again = clients[0].connect_ex(ADDRESS) if error == errno.EMFILE else error
+    print("and with one more,", errno.errorcode.get(again, again))
 
 
 unchanged()

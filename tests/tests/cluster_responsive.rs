@@ -6,6 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use tp_tests::Case;
+use tp_tests::case::Folder;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -45,4 +46,23 @@ fn a_lookup_that_takes_seconds_delays_no_other() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::new();
     case.python("slow_lookup", &[]).prints("20 lookups while one hung\nthe slow one ended in EAI_AGAIN");
+}
+
+/// Steps: small requests alone need one link; beside a download a second one comes up, and all of them are answered.
+#[test]
+fn requests_beside_a_download_have_a_link_of_their_own() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let case = Case::new();
+    let Some(laptop) = case.laptop("a folder of the laptop's user") else { return };
+    let folder = Folder::new(laptop);
+    let log = folder.file("tp.log");
+    let requests = "for i in $(seq 20); do curl -sS -o /dev/null http://backend/ || exit 1; done";
+    let beside =
+        format!("curl -sS -o /dev/null 'http://backend/bytes?n=300000000' & sleep 0.2; {requests}; wait $!");
+    for (script, links) in [(requests, 0), (&beside, 1)] {
+        let _of_the_last = std::fs::remove_file(&log);
+        case.tp(["--deployment", "web", "-v", "--log-file", &log], ["sh", "-c", script]).prints("");
+        let text = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(text.matches("a second link is up").count(), links, "{text}");
+    }
 }
