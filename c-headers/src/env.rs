@@ -21,8 +21,9 @@ pub const MADE: &str = "made";
 pub const GATE: &str = "TP_GATE";
 
 /// A SOCKS5 server (RFC 1928) by which the shim may open connections itself: its address in hexadecimal digits, a comma, its
-/// port in decimal; then `,names` if it is given names for the addresses of [`STAND_INS`], or, if it is the launcher, `,tp,` and its
-/// port on `::1` (0 if there is none). It asks for no password.
+/// port in decimal; then `,names` if it is given names for the addresses of [`STAND_INS`], or, if it is the launcher, `,tp,`, its
+/// port on `::1` (0 if there is none), a comma, and the IPv6 address in hexadecimal digits that its replies have as the bound one
+/// (`BND.ADDR`): the port may be somebody else's when the launcher has gone. It asks for no password.
 pub const PROXY: &str = "TP_PROXY";
 
 /// Behind the address in [`PROXY`].

@@ -166,8 +166,7 @@ impl Gate {
             }
             table.give_up(attempt);
         }
-        table.attempts += 1;
-        let attempt = Attempt { cookie, number: table.attempts };
+        let attempt = Attempt { cookie, number: table.next() };
         let waiting = Waiting {
             socket: Arc::new(socket),
             given_up: CancellationToken::new(),
@@ -195,9 +194,15 @@ impl Gate {
         self.left.other_end(ours)
     }
 
+    /// Whether [`Gate::other_end`] works, tried with the socket that listens at `at`.
+    pub(crate) fn knows_sockets(&self, at: SocketAddr) -> bool {
+        self.left.is_told(at)
+    }
+
     /// An app has connected its socket itself.
     pub fn opened(&self, cookie: u64, asked: SocketAddr) {
         info!(id = format_args!("{cookie:x}"), %asked, "opened by the app");
+        self.failed.invalidate(&cookie);
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).add(cookie, asked, &self.left);
     }
 
@@ -289,8 +294,9 @@ impl Gate {
         mut app: TcpStream,
         cookie: u64,
         asked: SocketAddr,
-        said: fn(u8) -> Vec<u8>,
+        said: impl Fn(u8) -> Vec<u8>,
     ) -> io::Result<()> {
+        let number = self.table().next();
         let dialed = tokio::select! {
             biased;
             dialed = self.dial(asked) => dialed,
@@ -307,13 +313,19 @@ impl Gate {
             }
         };
         let app = AppEnd::new(app);
-        let attempt = {
+        let attempt = Attempt { cookie, number };
+        {
             let mut table = self.table();
-            table.attempts += 1;
-            let attempt = Attempt { cookie, number: table.attempts };
+            if table.sockets.get(&cookie).is_some_and(|known| known.attempt.number > number) {
+                // Interrupted in this very moment, it has asked anew.
+                drop(table);
+                info!("given up");
+                pod.reset_on_close();
+                return Ok(());
+            }
             table.sockets.insert(cookie, Socket { attempt, asked, progress: Progress::Open(app.clone()) });
-            attempt
-        };
+        }
+        self.failed.invalidate(&cookie);
         let told = app.clone().write_all(&said(reply::SUCCEEDED)).await;
         match told {
             Ok(()) => self.relay(attempt, app, pod).await,

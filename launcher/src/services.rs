@@ -51,8 +51,8 @@ pub enum SpokenKind {
     Plain,
     /// It resolves names as it connects.
     TakesNames,
-    /// It is the launcher's own, which has this port on `::1`, too, or 0.
-    Launchers(u16),
+    /// It is the launcher's own, which has this port on `::1`, too, or 0, and shows this in its replies.
+    Launchers(u16, u128),
 }
 
 impl fmt::Display for Spoken {
@@ -66,7 +66,7 @@ impl fmt::Display for Spoken {
         match self.kind {
             SpokenKind::Plain => Ok(()),
             SpokenKind::TakesNames => write!(f, ",{PROXY_NAMES}"),
-            SpokenKind::Launchers(v6_port) => write!(f, ",{PROXY_TP},{v6_port}"),
+            SpokenKind::Launchers(v6_port, sign) => write!(f, ",{PROXY_TP},{v6_port},{sign:032x}"),
         }
     }
 }

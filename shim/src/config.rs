@@ -58,7 +58,7 @@ pub(crate) struct Config {
     /// [`env::GATE`].
     pub(crate) gate: Entry<32>,
     /// [`env::PROXY`].
-    pub(crate) proxy: Entry<64>,
+    pub(crate) proxy: Entry<96>,
     /// [`env::SHIM`].
     pub(crate) shim: Entry<1024>,
     /// [`env::LD_PRELOAD`] with the shim alone, for an environment that has none.
@@ -136,7 +136,7 @@ impl Config {
 
     /// Does a socket with this peer wait at, or come through, the gate or the launcher's own server?
     pub(crate) fn is_gate(&self, peer: Address) -> bool {
-        let server = self.server.filter(|server| server.kind == Kind::Launcher);
+        let server = self.server.filter(|server| matches!(server.kind, Kind::Launcher(_)));
         if server.is_some_and(|server| server.at(peer) == Some(Address { scope: 0, ..peer })) {
             return true;
         }
@@ -169,8 +169,8 @@ pub(crate) enum Kind {
     Plain,
     /// The same, and some addresses stand for names that it is to resolve.
     TakesNames,
-    /// It is the launcher.
-    Launcher,
+    /// It is the launcher, whose replies have this as the bound address.
+    Launcher([u8; 16]),
 }
 
 impl Server {
@@ -183,12 +183,15 @@ impl Server {
             _ => return None,
         };
         let port = port(parts.next()?);
-        let kind = match parts.next() {
+        let word = parts.next();
+        let v6_port = parts.next().map_or(0, self::port);
+        let kind = match word {
             Some(word) if word == env::PROXY_NAMES.as_bytes() => Kind::TakesNames,
-            Some(word) if word == env::PROXY_TP.as_bytes() => Kind::Launcher,
+            Some(word) if word == env::PROXY_TP.as_bytes() => {
+                Kind::Launcher(parts.next().filter(|sign| sign.len() == 32).and_then(number)?)
+            }
             _ => Kind::Plain,
         };
-        let v6_port = parts.next().map_or(0, self::port);
         (port != 0).then_some(Self { address: Address { ip, port, scope: 0 }, v6_port, kind })
     }
 
@@ -347,12 +350,18 @@ mod tests {
         let v6 = Ip::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let six = server("TP_PROXY=00000000000000000000000000000001,9").unwrap();
         assert_eq!((six.address.ip, six.address.port), (v6, 9));
-        let launcher = server("TP_PROXY=7f545001,7,tp,8").unwrap();
-        assert_eq!(launcher.kind, Kind::Launcher);
+        let sign = "0102030405060708090a0b0c0d0e0f10";
+        let launcher = server(&format!("TP_PROXY=7f545001,7,tp,8,{sign}")).unwrap();
+        assert_eq!(launcher.kind, Kind::Launcher([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]));
+        let unsigned = ["TP_PROXY=7f545001,7,tp,8", "TP_PROXY=7f545001,7,tp,8,00", "TP_PROXY=7f545001,7,tp"];
+        assert_eq!(unsigned.map(server), [None; 3]);
         assert_eq!(launcher.at(v4), Some(launcher.address));
         assert_eq!(launcher.at(six.address), Some(Address { ip: v6, port: 8, scope: 0 }));
-        assert_eq!((server("TP_PROXY=7f545001,7,tp,0").unwrap().at(six.address), six.at(v4)), (None, None));
-        let config = Config::of(&["TP_SOCKET=/s", "TP_PROXY=7f545001,7,tp,8"]);
+        assert_eq!(
+            (server(&format!("TP_PROXY=7f545001,7,tp,0,{sign}")).unwrap().at(six.address), six.at(v4)),
+            (None, None)
+        );
+        let config = Config::of(&["TP_SOCKET=/s", &format!("TP_PROXY=7f545001,7,tp,8,{sign}")]);
         assert!(config.is_gate(launcher.address) && config.is_gate(Address { ip: v6, port: 8, scope: 1 }));
         assert!(!config.is_gate(v4) && !config.is_gate(six.address));
         for odd in ["", "7f000001", "7f000001,0", "7f00000g,1", "7f0000011,1", ",1080"] {

@@ -71,9 +71,14 @@ pub(crate) fn connect(
         Err(Errno(errno)) => return unsettled(fd, errno),
     }
     let patience = Patience::of_connect(fd);
-    let together = kind == Kind::Launcher;
-    let said = talk(fd, cookie, together, target, port);
+    let said = talk(fd, cookie, kind, target, port);
+    if still(fd, cookie).is_err() {
+        // Another thread has closed it, and whatever has its number now is none of our business.
+        core::mem::forget(patience);
+        return Outcome::Failed(libc::EBADF);
+    }
     drop(patience);
+    let together = matches!(kind, Kind::Launcher(_));
     match said {
         Ok(reply::SUCCEEDED) => Outcome::Connected,
         Ok(reply::COMMAND_NOT_SUPPORTED) if together => unsettled(fd, 0),
@@ -83,8 +88,6 @@ pub(crate) fn connect(
             let means = together || code < reply::ERRNO;
             Outcome::Failed(from_reply(if means { code } else { reply::GENERAL_FAILURE }))
         }
-        // It is not the program's socket any more.
-        Err(Errno(libc::EBADF)) => Outcome::Failed(libc::EBADF),
         Err(Errno(SHUT)) => {
             take_back(fd);
             Outcome::Failed(SHUT)
@@ -93,12 +96,14 @@ pub(crate) fn connect(
     }
 }
 
-/// Whether the kernel is to give the connection up at another time than usually (tcp(7)).
+/// Whether the kernel is to give the connection up, or to send what is said, at another time than usually (tcp(7)).
 fn has_own_clock(fd: c_int) -> bool {
     /// The kernel's own number of retries of a SYN.
     const RETRIES: c_int = 6;
     let option = |name| sys::option::<c_int>(fd, libc::IPPROTO_TCP, name);
-    option(libc::TCP_USER_TIMEOUT) != Some(0) || option(libc::TCP_SYNCNT) != Some(RETRIES)
+    option(libc::TCP_USER_TIMEOUT) != Some(0)
+        || option(libc::TCP_SYNCNT) != Some(RETRIES)
+        || option(libc::TCP_CORK) != Some(0)
 }
 
 /// What connect(2) says when another thread shuts the socket down meanwhile.
@@ -121,25 +126,29 @@ pub(crate) fn take_back(fd: c_int) {
 
 /// Greeting and request, each with its answer, one after the other: servers may take what comes with the greeting for a part of
 /// it. The launcher takes them `together`. Gives the reply's code.
-fn talk(fd: c_int, cookie: u64, together: bool, target: Target<'_>, port: u16) -> Result<u8, Errno> {
+fn talk(fd: c_int, cookie: u64, kind: Kind, target: Target<'_>, port: u16) -> Result<u8, Errno> {
+    let sign = match kind {
+        Kind::Launcher(sign) => Some(sign),
+        Kind::Plain | Kind::TakesNames => None,
+    };
     let mut room = [0; GREETING.len() + REQUEST_MAX];
     let message = message(&mut room, target, port).ok_or(Errno(libc::EPROTO))?;
     let (greeting, request) = message.split_at_checked(GREETING.len()).ok_or(Errno(libc::EPROTO))?;
-    send(fd, if together { message } else { greeting })?;
+    send(fd, if sign.is_some() { message } else { greeting })?;
     let mut method = [0; 2];
     receive(fd, &mut method)?;
     if method != [VERSION, NO_PASSWORD] {
         return Err(Errno(libc::EPROTO));
     }
-    if !together {
+    if sign.is_none() {
         still(fd, cookie)?;
         send(fd, request)?;
     }
     let mut start = [0; REPLY_START];
     receive(fd, &mut start)?;
-    let [version, code, _, kind, first] = start;
+    let [version, code, _, form, first] = start;
     // The first byte of the address has been read.
-    let rest = match kind {
+    let rest = match form {
         IPV4 => 4 + 2 - 1,
         IPV6 => 16 + 2 - 1,
         NAME => usize::from(first).saturating_add(2),
@@ -151,8 +160,14 @@ fn talk(fd: c_int, cookie: u64, together: bool, target: Target<'_>, port: u16) -
     still(fd, cookie)?;
     let mut bound = [0; 1 + NAME_MAX + 2];
     receive(fd, bound.get_mut(..rest).ok_or(Errno(libc::EPROTO))?)?;
-    still(fd, cookie)?;
-    Ok(code)
+    let shown = || [first].into_iter().chain(bound);
+    match sign {
+        // Somebody else has the launcher's port.
+        Some(sign) if form != IPV6 || !sign.into_iter().eq(shown().take(sign.len())) => {
+            Err(Errno(libc::EPROTO))
+        }
+        _ => Ok(code),
+    }
 }
 
 /// Another thread may have closed the descriptor meanwhile, and its number be another file's.

@@ -86,9 +86,9 @@ impl Opener {
         self.load.is_busy()
     }
 
-    /// Sends the ends of the streams that [left](MuxStream::leave) and that still wait.
-    pub fn dismiss(&self) {
-        self.leaving.dismiss();
+    /// Sends the ends of the streams that [left](MuxStream::leave) and that still wait, and waits until they are on their way.
+    pub async fn dismiss(&self) {
+        self.leaving.dismissed().await;
     }
 
     /// Whether the session has ended.

@@ -136,8 +136,11 @@ impl Direction {
                         return Poll::Pending;
                     }
                 },
-                State::Done if has_left(&reader) => self.state = State::Left,
-                State::Done => self.state = State::Ending,
+                State::Done => {
+                    // Nobody waits for what a writer still keeps, if the reader has left.
+                    ready!(writer.as_mut().poll_flush(cx)).map_err(|error| (to, error))?;
+                    self.state = if has_left(&reader) { State::Left } else { State::Ending };
+                }
                 State::Ending => {
                     ready!(writer.as_mut().poll_shutdown(cx)).map_err(|error| (to, error))?;
                     self.state = State::Ended;

@@ -12,6 +12,8 @@ use tp_abi::env;
 use tp_abi::errno::code;
 use tp_tests::fake_launcher::{Asked, FakeLauncher, Far, Name, succeeded};
 
+/// What the launcher's server shows of itself.
+const SIGN: [u8; 16] = [7; 16];
 const POD: &str = "10.96.0.7:80";
 
 /// What the server does with a request.
@@ -78,7 +80,7 @@ fn serve(mut client: TcpStream, does: Does, noted: &Mutex<Vec<Vec<u8>>>) {
     if let Does::Launcher(code) = does {
         let Ok(length @ 1..) = client.read(&mut room) else { return };
         noted.lock().unwrap().push(room[..length].to_vec());
-        client.write_all(&[5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+        client.write_all(&[&[5, 0, 5, code, 0, 4][..], &SIGN, &[0, 0]].concat()).unwrap();
         while let Ok(length @ 1..) = client.read(&mut room) {
             client.write_all(&room[..length]).unwrap();
         }
@@ -174,7 +176,7 @@ for family, ip in ((socket.AF_INET, '10.96.0.7'), (socket.AF_INET6, '::ffff:10.9
     let launcher = FakeLauncher::start();
     let (server, on_v6) =
         (Server::at("127.0.0.1:0", Does::Launcher(0)), Server::at("[::1]:0", Does::Launcher(0)));
-    let kind = format!(",tp,{}", on_v6.address.port());
+    let kind = format!(",tp,{},{}", on_v6.address.port(), "07".repeat(16));
     assert_eq!(succeeded(server.command(&launcher, &kind).args(["-c", program])), "");
     let greeted = |request: &Vec<u8>| [&[5, 1, 0][..], request].concat();
     assert_eq!(server.requests(), [greeted(&v4), greeted(&v4)]);
@@ -348,19 +350,23 @@ print(s.connect_ex(('10.96.0.7', 80)) != 0)",
 #[test]
 fn the_launchers_own_server_is_asked_in_one_message() {
     let connect = "import socket; s = socket.socket(); print(s.connect_ex(('10.96.0.7', 80)), end=' ')";
-    let said = |launcher: &FakeLauncher, code| {
+    let signed = |launcher: &FakeLauncher, code, sign: &str| {
         let server = Server::at("127.0.0.1:0", Does::Launcher(code));
-        let said = succeeded(server.command(launcher, ",tp").args(["-c", connect]));
+        let kind = format!(",tp,0,{sign}");
+        let said = succeeded(server.command(launcher, &kind).args(["-c", connect]));
         (said, server.requests())
     };
+    let said = |launcher: &FakeLauncher, code| signed(launcher, code, &"07".repeat(16));
     let request = vec![5, 1, 0, 5, 1, 0, 1, 10, 96, 0, 7, 0, 80];
     let launcher = FakeLauncher::start();
     assert_eq!(said(&launcher, 0), ("0 ".to_owned(), vec![request.clone()]));
     assert_eq!(said(&launcher, 0x80 | 105), ("105 ".to_owned(), vec![request.clone()]));
     assert_eq!(asked(&launcher), []);
     launcher.far(POD, Far::Refuses(code::EACCES));
-    assert_eq!(said(&launcher, 7), ("13 ".to_owned(), vec![request]));
+    assert_eq!(said(&launcher, 7), ("13 ".to_owned(), vec![request.clone()]));
     assert_eq!(asked(&launcher), [parked(POD)]);
+    // Whoever has the port and does not know the sign is not believed.
+    assert_eq!(signed(&launcher, 0, &"08".repeat(16)), ("13 ".to_owned(), vec![request]));
 }
 
 /// Steps: a socket whose non-blocking connect() failed, and nobody has been told: a blocking connect() tells it, and the server

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -28,8 +29,15 @@ impl Left {
 
     /// The cookies of this machine's TCP connections.
     pub(super) fn sockets(&self) -> io::Result<HashSet<u64>> {
-        let asked = self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        diagnose::cookies(&asked.lock().unwrap_or_else(PoisonError::into_inner))
+        // On a socket of its own: what is left of a list that broke off would be taken for the answer to the next question.
+        diagnose::cookies(&diagnose::here()?)
+    }
+
+    /// Whether the kernel tells: of a socket that listens at `at`, at least.
+    pub(super) fn is_told(&self, at: SocketAddr) -> bool {
+        let Some(asked) = &self.0 else { return false };
+        let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        diagnose::taker(&asked, at, SocketAddr::new(at.ip(), 1)).is_ok_and(|found| found.is_some())
     }
 
     /// Whether nobody has the other end of a connection on loopback.
@@ -42,8 +50,10 @@ impl Left {
         let asked = self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let (app, own) = (ours.peer_addr()?, ours.local_addr()?);
         let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let app = diagnose::taker(&asked, unmapped(app), unmapped(own))?;
-        app.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let (app, own) = (unmapped(app), unmapped(own));
+        // Without a socket of these ends the kernel gives a listener of that port.
+        let found = diagnose::taker(&asked, app, own)?.filter(|found| (found.own, found.far) == (app, own));
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

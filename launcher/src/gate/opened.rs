@@ -25,7 +25,10 @@ impl Opened {
         if self.asked.len() >= MANY + 2 * self.stayed {
             match kernel.sockets() {
                 Ok(there) => self.asked.retain(|cookie, _| there.contains(cookie)),
-                Err(error) => debug!(%error, "which sockets are gone is not known"),
+                Err(error) => {
+                    debug!(%error, "which sockets are gone is not known");
+                    self.asked.clear();
+                }
             }
             self.stayed = self.asked.len();
         }

@@ -61,6 +61,12 @@ impl Progress {
 }
 
 impl Table {
+    /// The number of a new attempt.
+    pub(super) fn next(&mut self) -> u64 {
+        self.attempts += 1;
+        self.attempts
+    }
+
     pub(super) fn current(&mut self, attempt: Attempt) -> Option<&mut Socket> {
         self.sockets.get_mut(&attempt.cookie).filter(|known| known.attempt == attempt)
     }

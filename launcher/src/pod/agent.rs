@@ -201,7 +201,7 @@ impl Pod for AgentPod {
             // What is asked behind it has an answer when the pod has got so far. A link that is gone has nothing on its way.
             let nothing = Request::new(Command::Resolve, SocketAddr::from(([127, 0, 0, 1], 0)));
             for opener in self.links.open() {
-                opener.dismiss();
+                opener.dismiss().await;
                 let _ = ask(&opener, &nothing).await;
             }
         }

@@ -41,14 +41,20 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) fn open(services: Arc<Services>) -> io::Result<Spoken> {
     let v4 = listen(IpAddr::V4(Ipv4Addr::from(GATE_V4)))?;
     let address = v4.local_addr()?;
-    tokio::spawn(serve(v4, Arc::clone(&services)));
+    if !services.gate.knows_sockets(address) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let mut v6_port = 0;
+    let mut sign = [0; 16];
+    getrandom::fill(&mut sign)?;
+    let sign = Ipv6Addr::from(sign);
     // A machine without `::1` has none there.
     if let Ok(v6) = listen(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
         v6_port = v6.local_addr()?.port();
-        tokio::spawn(serve(v6, services));
+        tokio::spawn(serve(v6, sign, Arc::clone(&services)));
     }
-    Ok(Spoken { address, kind: SpokenKind::Launchers(v6_port) })
+    tokio::spawn(serve(v4, sign, services));
+    Ok(Spoken { address, kind: SpokenKind::Launchers(v6_port, sign.into()) })
 }
 
 fn listen(ip: IpAddr) -> io::Result<TcpListener> {
@@ -62,18 +68,18 @@ fn listen(ip: IpAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn serve(listener: TcpListener, services: Arc<Services>) {
+async fn serve(listener: TcpListener, sign: Ipv6Addr, services: Arc<Services>) {
     let mut spare = reserve().ok();
     loop {
         match listener.accept().await {
             Ok((app, _)) => {
-                tokio::spawn(answer(app, Arc::clone(&services)));
+                tokio::spawn(answer(app, sign, Arc::clone(&services)));
                 spare = spare.or_else(|| reserve().ok());
             }
             Err(error) if is_exhausted(&error) && spare.take().is_some() => {
                 warn!(%error, "there is hardly a descriptor left");
                 if let Ok((app, _)) = listener.accept().await {
-                    let _ = app.try_write(&said(to_reply(code::ENOBUFS)));
+                    let _ = app.try_write(&said(sign, to_reply(code::ENOBUFS)));
                 }
                 spare = reserve().ok();
             }
@@ -85,16 +91,17 @@ async fn serve(listener: TcpListener, services: Arc<Services>) {
     }
 }
 
-async fn answer(app: TcpStream, services: Arc<Services>) {
-    if let Err(error) = converse(app, &services).await {
+async fn answer(app: TcpStream, sign: Ipv6Addr, services: Arc<Services>) {
+    if let Err(error) = converse(app, sign, &services).await {
         debug!(%error, "a connection was not answered");
     }
 }
 
-async fn converse(mut app: TcpStream, services: &Services) -> io::Result<()> {
+async fn converse(mut app: TcpStream, sign: Ipv6Addr, services: &Services) -> io::Result<()> {
     let whose = services.gate.other_end(&app)?;
-    if whose.user != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::other(format!("it is another user's ({})", whose.user)));
+    // A socket that nobody has any more is nobody's, which reads as root's.
+    if !whose.is_held || whose.user != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(format!("it is another user's ({}), or nobody's", whose.user)));
     }
     app.set_nodelay(true)?;
     let request = tokio::time::timeout(REQUEST_LIMIT, request(&mut app))
@@ -106,10 +113,10 @@ async fn converse(mut app: TcpStream, services: &Services) -> io::Result<()> {
     let asked = unmapped(asked);
     if !services.scope.is_pods(asked) {
         // The gate says what becomes of it.
-        return app.write_all(&said(reply::COMMAND_NOT_SUPPORTED)).await;
+        return app.write_all(&said(sign, reply::COMMAND_NOT_SUPPORTED)).await;
     }
     let span = info_span!("connection", id = format_args!("{:x}", whose.cookie), %asked);
-    services.gate.admit(app, whose.cookie, asked, said).instrument(span).await
+    services.gate.admit(app, whose.cookie, asked, |code| said(sign, code)).instrument(span).await
 }
 
 /// Greeting and request, which come in one piece.
@@ -137,10 +144,10 @@ async fn request(app: &mut TcpStream) -> io::Result<Request> {
     }
 }
 
-/// The method and the reply, as one message.
-fn said(code: u8) -> Vec<u8> {
+/// The method and the reply, as one message, with the sign that it is ours.
+fn said(sign: Ipv6Addr, code: u8) -> Vec<u8> {
     let mut message = vec![proto::VERSION, proto::METHOD_NONE];
-    let encoded = Reply { code, ..Reply::succeeded() }.encode(&mut message);
+    let encoded = Reply { code, ..Reply::with((IpAddr::V6(sign), 0)) }.encode(&mut message);
     debug_assert!(encoded.is_ok(), "a reply with an address always fits");
     message
 }
@@ -182,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_reply_has_the_method_before_it() {
-        assert_eq!(said(0), [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(said(to_reply(code::ENOBUFS))[3], 0x80 | 105);
+        let sign = Ipv6Addr::from([7; 16]);
+        assert_eq!(said(sign, 0), [&[5, 0, 5, 0, 0, 4][..], &[7; 16], &[0, 0]].concat());
+        assert_eq!(said(sign, to_reply(code::ENOBUFS))[3], 0x80 | 105);
     }
 }

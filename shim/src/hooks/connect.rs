@@ -153,7 +153,7 @@ fn by_server(
         return outcome;
     }
     config::note_connected();
-    if server.kind == Kind::Launcher {
+    if matches!(server.kind, Kind::Launcher(_)) {
         return outcome;
     }
     match tell(config, &Question::Opened { cookie, asked }) {
