@@ -171,7 +171,7 @@ for family, ip in ((socket.AF_INET, '10.96.0.7'), (socket.AF_INET6, '::ffff:10.9
     launcher.far(POD, Far::Echo);
     let server = Server::at("[::1]:0", Does::Opens);
     assert_eq!(server.python(&launcher, program), "");
-    assert_eq!(server.requests(), [v6.clone()]);
+    assert_eq!(server.requests(), std::slice::from_ref(&v6));
     assert_eq!(connects(&launcher), [parked(POD), to(POD, true)]);
     let launcher = FakeLauncher::start();
     let (server, on_v6) =
