@@ -26,7 +26,7 @@ pub const GATE: &str = "TP_GATE";
 /// (`BND.ADDR`): the port may be somebody else's when the launcher has gone. It asks for no password.
 pub const PROXY: &str = "TP_PROXY";
 
-/// Behind the address in [`PROXY`].
+/// Behind the address in [`PROXY`]: the server resolves names as it connects, so [`STAND_INS`] stand for them.
 pub const PROXY_NAMES: &str = "names";
 
 /// Behind the address in [`PROXY`]: it is the launcher. Greeting and request go to it in one message, replies have errno values

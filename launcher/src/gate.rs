@@ -203,7 +203,7 @@ impl Gate {
     pub fn opened(&self, cookie: u64, asked: SocketAddr) {
         info!(id = format_args!("{cookie:x}"), %asked, "opened by the app");
         self.failed.invalidate(&cookie);
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).add(cookie, asked, &self.left);
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).add(cookie, asked);
     }
 
     /// The address that the socket asked for, if it is one of ours.
@@ -290,7 +290,7 @@ impl Gate {
     /// # Errors
     /// Those of writing it.
     pub(crate) async fn admit(
-        self: &Arc<Self>,
+        &self,
         mut app: TcpStream,
         cookie: u64,
         asked: SocketAddr,

@@ -7,6 +7,7 @@ pub mod conversation;
 pub mod datagrams;
 pub mod messages;
 pub mod proxy;
+pub mod spoken;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

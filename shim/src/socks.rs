@@ -68,7 +68,10 @@ pub(crate) fn connect(
         Ok(()) => {}
         // It is on its way or connected already, and the kernel has said so.
         Err(Errno(errno @ (libc::EISCONN | libc::EALREADY))) => return Outcome::Failed(errno),
-        Err(Errno(errno)) => return unsettled(fd, errno),
+        Err(Errno(errno)) => {
+            take_back(fd);
+            return left_to_the_gate(errno);
+        }
     }
     let patience = Patience::of_connect(fd);
     let said = talk(fd, cookie, kind, target, port);
@@ -79,20 +82,19 @@ pub(crate) fn connect(
     }
     drop(patience);
     let together = matches!(kind, Kind::Launcher(_));
+    if said == Ok(reply::SUCCEEDED) {
+        return Outcome::Connected;
+    }
+    take_back(fd);
     match said {
-        Ok(reply::SUCCEEDED) => Outcome::Connected,
-        Ok(reply::COMMAND_NOT_SUPPORTED) if together => unsettled(fd, 0),
+        Ok(reply::COMMAND_NOT_SUPPORTED) if together => Outcome::Unsettled,
         Ok(code) => {
-            take_back(fd);
             // What tp alone says (errno values) is no other server's meaning.
             let means = together || code < reply::ERRNO;
             Outcome::Failed(from_reply(if means { code } else { reply::GENERAL_FAILURE }))
         }
-        Err(Errno(SHUT)) => {
-            take_back(fd);
-            Outcome::Failed(SHUT)
-        }
-        Err(Errno(errno)) => unsettled(fd, errno),
+        Err(Errno(SHUT)) => Outcome::Failed(SHUT),
+        Err(Errno(errno)) => left_to_the_gate(errno),
     }
 }
 
@@ -109,8 +111,7 @@ fn has_own_clock(fd: c_int) -> bool {
 /// What connect(2) says when another thread shuts the socket down meanwhile.
 const SHUT: c_int = libc::ECONNRESET;
 
-fn unsettled(fd: c_int, errno: c_int) -> Outcome {
-    take_back(fd);
+const fn left_to_the_gate(errno: c_int) -> Outcome {
     match errno {
         libc::EINTR => Outcome::Late(libc::EINTR),
         libc::EAGAIN | libc::EINPROGRESS => Outcome::Late(libc::EINPROGRESS),

@@ -173,7 +173,8 @@ pub(crate) fn connect(fd: c_int, address: &[u8]) -> Result<(), Errno> {
     unsafe { call(libc::SYS_connect, args) }.map(|_| ())
 }
 
-/// Has the socket no connection, none on its way, and no failure that was not told? (poll(2): it hangs up, and there is no error, nor is it shut.)
+/// Has the socket no connection, none on its way, and no failure that was not told? (poll(2): it hangs up, and there is no error, nor
+/// is it shut.)
 pub(crate) fn is_fresh(fd: c_int) -> bool {
     let mut polled = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

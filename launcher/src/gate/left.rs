@@ -4,7 +4,6 @@
 //! machine, whose kernel tells of every socket whether somebody has it (sock_diag(7)). A socket that nobody has is one from
 //! which nobody reads.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -25,12 +24,6 @@ impl Left {
         let asked =
             diagnose::here().inspect_err(|error| debug!(%error, "sockets that are closed are not known"));
         Self(asked.ok().map(Mutex::new))
-    }
-
-    /// The cookies of this machine's TCP connections.
-    pub(super) fn sockets(&self) -> io::Result<HashSet<u64>> {
-        // On a socket of its own: what is left of a list that broke off would be taken for the answer to the next question.
-        diagnose::cookies(&diagnose::here()?)
     }
 
     /// Whether the kernel tells: of a socket that listens at `at`, at least.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tracing::debug;
 
-use super::left::Left;
+use crate::sys::diagnose;
 
 /// So many may be known before those that are gone are looked for.
 const MANY: usize = 4096;
@@ -21,9 +21,10 @@ pub(super) struct Opened {
 
 impl Opened {
     /// One more.
-    pub(super) fn add(&mut self, cookie: u64, asked: SocketAddr, kernel: &Left) {
+    pub(super) fn add(&mut self, cookie: u64, asked: SocketAddr) {
         if self.asked.len() >= MANY + 2 * self.stayed {
-            match kernel.sockets() {
+            // On a netlink socket of its own: what is left of a list that broke off would be taken for the next answer.
+            match diagnose::here().and_then(|socket| diagnose::cookies(&socket)) {
                 Ok(there) => self.asked.retain(|cookie, _| there.contains(cookie)),
                 Err(error) => {
                     debug!(%error, "which sockets are gone is not known");
@@ -50,15 +51,15 @@ mod tests {
 
     #[test]
     fn those_that_are_closed_are_forgotten() {
-        let (kernel, mut opened) = (Left::new(), Opened::default());
+        let mut opened = Opened::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let app = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let to = SocketAddr::from(([10, 0, 0, 1], 80));
         let kept = socket::cookie(&app).unwrap();
-        opened.add(kept, to, &kernel);
+        opened.add(kept, to);
         // No socket has such cookies: the kernel counts from one on.
         for cookie in 0..2 * MANY as u64 {
-            opened.add(u64::MAX - cookie, to, &kernel);
+            opened.add(u64::MAX - cookie, to);
         }
         assert_eq!(opened.asked(kept), Some(to));
         assert!(opened.asked.len() <= MANY + 2);

@@ -23,8 +23,8 @@ use url::{Host, Url};
 
 use super::conversation::{Conversation, ConversationError, converse};
 use super::datagrams::Datagrams;
+use super::spoken::{Spoken, SpokenKind};
 use super::{DialError, Found, LookupError, Pod, Stream, Want};
-use crate::services::{Spoken, SpokenKind};
 
 /// First of the stand-in addresses, and how many there are.
 const STAND_IN_FIRST: u32 = u32::from_be_bytes([env::STAND_INS.0[0], env::STAND_INS.0[1], 0, 1]);

@@ -24,7 +24,8 @@ use tp_abi::errno::{code, reply, to_reply};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::gate::unmapped;
-use crate::services::{Services, Spoken, SpokenKind};
+use crate::pod::spoken::{Spoken, SpokenKind};
+use crate::services::Services;
 use crate::sys::socket::{defer_accept, is_exhausted, reserve};
 
 /// The shim asks at once.
